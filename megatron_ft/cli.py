@@ -1,0 +1,76 @@
+"""The frame of every command: true exit codes, errors a person can read, outputs that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from megatron_ft import log
+from megatron_ft.errors import ConfigError, MegatronFTError
+
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1  # the command ran and its answer is "no" (verify, validate)
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(command: Callable[[], int | None]) -> None:
+    """Run a command and leave with its exit code: 0 done, 1 the check failed, 2 a user's error, 130 interrupted.
+
+    A MegatronFTError is printed as one line; anything else is a fault of ours and keeps its traceback (exit code 1).
+    """
+    try:
+        code = command()
+    except MegatronFTError as error:
+        sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; let the exit flush in peace
+        code = EXIT_USER_ERROR
+    sys.exit(EXIT_OK if code is None else code)
+
+
+def require_absent(path: str | Path, *, option: str) -> Path:
+    """The output path, if nothing is there yet; else ConfigError (nothing is ever overwritten)."""
+    path = Path(path)
+    if path.exists():
+        raise ConfigError(f"{option}: {path} exists already; name another path or remove it first")
+    return path
+
+
+@contextlib.contextmanager
+def write_beside(final: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `final` that becomes `final` when the block ends well and vanishes when it does not.
+
+    The rename is within one file system, so a reader sees the whole folder or none.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    partial.chmod(0o755)
+    try:
+        yield partial
+        partial.rename(final)
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new, never a part."""
+    path = Path(path)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(partial, 0o644)
+    os.replace(partial, path)
