@@ -1,0 +1,156 @@
+"""Where a checkpoint lies and what it says about itself. Torch-free; training and conversion both write and read by it.
+
+    ROOT/latest_checkpointed_iteration.txt      "release" (converted weights) or the number of the last iteration
+    ROOT/release/  or  ROOT/iter_0000250/       one checkpoint:
+        .metadata  *.distcp  common.pt          megatron-core's torch_dist files
+        metadata.json                           written last by megatron-core: its presence says "complete"
+        megatron_ft.json                        the Manifest below
+        hf/                                     config.json, generation_config.json and tokenizer files of the source model
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from megatron_ft import cli
+from megatron_ft.errors import CheckpointError
+from megatron_ft.families.architecture import Architecture
+
+FORMAT_VERSION = 1
+RELEASE = "release"
+LATEST_FILE = "latest_checkpointed_iteration.txt"
+MANIFEST_FILE = "megatron_ft.json"
+COMPLETE_FILE = "metadata.json"
+HF_FOLDER = "hf"
+_TORCH_DIST_FILES = (COMPLETE_FILE, ".metadata", "common.pt")
+_VERSIONED_PACKAGES = ("megatron_ft", "torch", "megatron-core", "transformers", "safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds, without opening its tensors."""
+
+    architecture: Architecture
+    stored_vocabulary: int
+    """Rows of the embedding and of the output layer as stored: the vocabulary, padded for the layout that saved it."""
+    dtype: str
+    """Of the stored model weights: "float32", "bfloat16" or "float16"."""
+    iteration: int = 0
+    """Optimizer steps done; 0 for converted weights (`release`)."""
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What it was made of: for converted weights the files with size and fingerprint, for a trained one its base and config."""
+    versions: dict[str, str] = dataclasses.field(default_factory=lambda: package_versions())
+    kind: str = "torch_dist"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def family(self) -> str:
+        """Name of the module under families/ that knows this model."""
+        return self.architecture.family
+
+    def write(self, folder: str | Path) -> None:
+        """Write `megatron_ft.json` into an iteration folder, whole or not at all."""
+        content = dataclasses.asdict(self)
+        content["family"] = self.family
+        cli.write_text_atomically(Path(folder) / MANIFEST_FILE, json.dumps(content, indent=1) + "\n")
+
+    @staticmethod
+    def read(folder: str | Path) -> Manifest:
+        """The manifest of an iteration folder; CheckpointError when it is absent, unreadable or of a newer format."""
+        path = Path(folder) / MANIFEST_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: has no {MANIFEST_FILE}, so no run or conversion of this project finished it; "
+                                  "name another checkpoint or convert again from the Hugging Face folder")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = content["format_version"]
+            if found != FORMAT_VERSION:
+                raise CheckpointError(f"{path}: format_version is {found}, this program reads {FORMAT_VERSION}; "
+                                      "use the megatron_ft version that wrote it")
+            content.pop("family")
+            content["architecture"] = Architecture(**content["architecture"])
+            return Manifest(**content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: is not a manifest of this project ({type(error).__name__}: {error}); "
+                                  "the file is damaged, take another checkpoint") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what a checkpoint looks like; a package that is not installed is left out."""
+    versions = {}
+    for package in _VERSIONED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def folder_name(iteration: int | str) -> str:
+    """The name of a checkpoint folder.
+
+    >>> folder_name(250), folder_name("release")
+    ('iter_0000250', 'release')
+    """
+    return RELEASE if iteration == RELEASE else f"iter_{int(iteration):07d}"
+
+
+def latest(root: str | Path) -> Path | None:
+    """The folder that `latest_checkpointed_iteration.txt` names, or None where nothing was saved yet.
+
+    CheckpointError when the file names no folder or says neither a number nor "release".
+    """
+    pointer = Path(root) / LATEST_FILE
+    if not pointer.is_file():
+        return None
+    text = pointer.read_text(encoding="utf-8").strip()
+    if text != RELEASE and not text.isdecimal():
+        raise CheckpointError(f"{pointer}: says {text!r}, expected a number or '{RELEASE}'; "
+                              f"write the number of the newest complete iter_* folder into it")
+    folder = Path(root) / folder_name(text)
+    if not folder.is_dir():
+        raise CheckpointError(f"{pointer}: says {text!r} but {folder} does not exist; "
+                              f"write the number of the newest complete iter_* folder into it")
+    return folder
+
+
+def set_latest(root: str | Path, name: int | str) -> None:
+    """Make `name` ("release" or the iteration's number) the checkpoint that `find(root)` gives; atomic."""
+    cli.write_text_atomically(Path(root) / LATEST_FILE, f"{name}\n")
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether an iteration folder was written to its end: torch_dist's own mark and our manifest are there."""
+    return not missing_files(folder)
+
+
+def missing_files(folder: str | Path) -> list[str]:
+    """Names of the files that a complete checkpoint has and this folder lacks."""
+    return [name for name in (*_TORCH_DIST_FILES, MANIFEST_FILE) if not (Path(folder) / name).is_file()]
+
+
+def find(path: str | Path) -> Path:
+    """The complete iteration folder that `path` means: itself, or the latest one when `path` is a checkpoint root.
+
+    CheckpointError when there is none or when it is unfinished.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder; give a checkpoint root (holding {LATEST_FILE}) or one iteration folder")
+    folder = latest(path)
+    if folder is None:
+        if not (path / COMPLETE_FILE).exists() and not (path / MANIFEST_FILE).exists() and not (path / ".metadata").exists():
+            raise CheckpointError(f"{path}: holds neither {LATEST_FILE} nor a checkpoint's files; "
+                                  "give a checkpoint root or one iteration folder")
+        folder = path
+    missing = missing_files(folder)
+    if missing:
+        complete = sorted(other.name for other in folder.parent.glob("iter_*") if is_complete(other))
+        advice = f"complete ones beside it: {', '.join(complete)}" if complete else "write it again"
+        raise CheckpointError(f"{folder}: unfinished checkpoint, {', '.join(missing)} missing "
+                              f"(the writer stopped before the end); {advice}")
+    return folder
