@@ -1,0 +1,245 @@
+"""The whole configuration of a training run: frozen, TOML in, dotted overrides, every field with its unit.
+
+Imports no torch: a config is checked on a login node. Nothing assigns to it after it is read; numbers that follow
+from it (data-parallel size, micro-batches, ...) are in `plan.Plan`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import tomli_w
+
+from megatron_ft.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Section(pydantic.BaseModel):
+    """A table of the TOML: frozen, no unknown keys, finite numbers; the line under each field is its help."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False,
+                                       protected_namespaces=(), populate_by_name=True)
+
+
+class Run(Section):
+    dir: str = ""
+    """Folder of this run: checkpoints/, metrics.jsonl, tensorboard/, config.toml. Required."""
+    steps: int = pydantic.Field(0, ge=0)
+    """Optimizer steps of the whole run; 0: as many as `run.epochs` takes."""
+    epochs: float = pydantic.Field(0.0, ge=0)
+    """Passes over the training documents; used when `run.steps` is 0."""
+    seed: int = pydantic.Field(1234, ge=0, lt=2**31)
+    """Seed of the row order and of dropout, for all ranks."""
+
+
+class Runtime(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live: auto takes CUDA where a GPU is visible, else the CPU over gloo."""
+    threads: int = pydantic.Field(0, ge=0)
+    """CPU threads per process for torch; 0: cores of the machine / processes on it."""
+    timeout_minutes: float = pydantic.Field(10.0, gt=0)
+    """How long a collective waits for a rank before the job is ended."""
+
+
+class Load(Section):
+    model_config = pydantic.ConfigDict(**{**Section.model_config, "title": "load"})
+    base: str = pydantic.Field("", alias="from")
+    """The base model: checkpoint folder made by convert/hf_to_megatron.py, or by another run. Required, never written to."""
+
+
+class Model(Section):
+    hidden_dropout: float | None = pydantic.Field(None, ge=0, lt=1)
+    """Dropout after embedding, attention and MLP; unset: what the base model's config says."""
+    attention_dropout: float | None = pydantic.Field(None, ge=0, lt=1)
+    """Dropout of attention probabilities; unset: what the base model's config says."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Format of weights and activations; the optimizer's weights and the gradients are fp32 always."""
+    vocabulary_multiple: int = pydantic.Field(128, ge=1)
+    """The embedding is padded to a multiple of this times parallel.tp; padding never gets probability."""
+
+
+class Parallel(Section):
+    tp: int = pydantic.Field(1, ge=1)
+    """Tensor-parallel ranks: each layer is cut over this many GPUs (keep it inside a node)."""
+    pp: int = pydantic.Field(1, ge=1)
+    """Pipeline stages: the layers are dealt out over this many groups of GPUs."""
+    sequence_parallel: bool = False
+    """Norms and dropout are cut along the row over the tp ranks too (less activation memory; needs tp > 1)."""
+    distributed_optimizer: bool = True
+    """Optimizer state is cut over the data-parallel ranks (ZeRO-1)."""
+
+
+class Data(Section):
+    train: tuple[str, ...] = ()
+    """Training data, each "PREFIX" or "START:END PREFIX" (fractions of its documents, e.g. "0:0.95 data/mix"). Required."""
+    valid: tuple[str, ...] = ()
+    """Held-out data, same form; ranges that overlap with data.train are refused. Empty: no validation."""
+    row_tokens: int = pydantic.Field(2048, ge=2)
+    """Length of a packed row in tokens; whole documents share a row and never see each other."""
+    rows_per_step: int = pydantic.Field(128, ge=1)
+    """Packed rows per optimizer step, over all data-parallel ranks and micro-batches."""
+    rows_per_micro_batch: int = pydantic.Field(1, ge=1)
+    """Packed rows that one rank takes through the model at once."""
+    long_documents: Literal["stop", "drop", "truncate"] = "stop"
+    """A document longer than a row: stop with its number, drop it, or cut its end; dropped and cut ones are counted."""
+
+
+class Optim(Section):
+    lr: float = pydantic.Field(5e-5, gt=0)
+    """Peak learning rate, reached after the warm-up."""
+    min_lr: float = pydantic.Field(5e-6, ge=0)
+    """Learning rate at the end of the decay."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay from lr to min_lr after the warm-up."""
+    warmup_steps: int | None = pydantic.Field(None, ge=0)
+    """Steps of linear warm-up; unset: optim.warmup_fraction of the run."""
+    warmup_fraction: float = pydantic.Field(0.01, ge=0, lt=1)
+    """Share of the run's steps for the warm-up."""
+    weight_decay: float = pydantic.Field(0.05, ge=0)
+    """AdamW's decay, on matrices only (no biases, no norms)."""
+    beta1: float = pydantic.Field(0.9, ge=0, lt=1)
+    """AdamW's first-moment decay."""
+    beta2: float = pydantic.Field(0.95, ge=0, lt=1)
+    """AdamW's second-moment decay."""
+    epsilon: float = pydantic.Field(1e-8, gt=0)
+    """AdamW's denominator offset."""
+    clip_norm: float = pydantic.Field(1.0, ge=0)
+    """Global gradient norm is cut to this; 0: no clipping."""
+
+
+class Loss(Section):
+    weighting: Literal["token", "target"] = "token"
+    """token: every supervised token weighs 1; target: every answer weighs 1, its tokens share it."""
+
+
+class Checkpoint(Section):
+    every_steps: int = pydantic.Field(250, ge=0)
+    """Steps between checkpoints; the last step always gets one; 0: only the last."""
+
+
+class Validation(Section):
+    every_steps: int = pydantic.Field(250, ge=0)
+    """Steps between validations; also before the first step and after the last; 0: only those two."""
+    max_steps: int = pydantic.Field(0, ge=0)
+    """Validate on at most this many steps' worth of rows; 0: all of data.valid."""
+
+
+class Log(Section):
+    every_steps: int = pydantic.Field(10, ge=1)
+    """Steps between log lines (terminal, metrics.jsonl, TensorBoard)."""
+    tensorboard: bool = True
+    """Write TensorBoard event files under run.dir/tensorboard."""
+
+
+class Config(Section):
+    """One run. `read` makes it from a TOML file and overrides."""
+
+    run: Run = Run()
+    runtime: Runtime = Runtime()
+    load: Load = Load()
+    model: Model = Model()
+    parallel: Parallel = Parallel()
+    data: Data = Data()
+    optim: Optim = Optim()
+    loss: Loss = Loss()
+    checkpoint: Checkpoint = Checkpoint()
+    validation: Validation = Validation()
+    log: Log = Log()
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> Config:
+        if not self.run.dir:
+            raise ValueError("run.dir: no folder named; set run.dir=FOLDER for checkpoints and metrics")
+        if not self.load.base:
+            raise ValueError("load.from: no base model named; make one with convert/hf_to_megatron.py and set load.from=FOLDER")
+        if not self.data.train:
+            raise ValueError("data.train: no dataset named; set data.train=PREFIX (made by preprocess/tokenize_sft.py)")
+        if self.run.steps == 0 and self.run.epochs == 0:
+            raise ValueError("run.steps and run.epochs are both 0: say how long to train, e.g. run.epochs=3")
+        if self.run.steps and self.run.epochs:
+            raise ValueError(f"run.steps={self.run.steps} and run.epochs={self.run.epochs} contradict each other; set one")
+        if self.optim.min_lr > self.optim.lr:
+            raise ValueError(f"optim.min_lr: {self.optim.min_lr} is above optim.lr={self.optim.lr}")
+        if self.parallel.sequence_parallel and self.parallel.tp == 1:
+            raise ValueError("parallel.sequence_parallel: true needs parallel.tp > 1, which is 1")
+        return self
+
+    def to_toml(self) -> str:
+        """The complete configuration, defaults included, as `read` reads it back."""
+        return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True, mode="json"))
+
+
+def read(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """The configuration in a TOML file, with `section.field=value` overrides on top.
+
+    Raises ConfigError with the file, the field, the value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; examples are in examples/configs/") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse(tree, where=str(path))
+
+
+def parse(tree: dict[str, Any], *, where: str = "config") -> Config:
+    """The configuration in a nested dict; ConfigError names every field that is wrong."""
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def fields() -> dict[str, tuple[Any, str]]:
+    """Every field as {"section.field": (default, help line)}: the source of --help and of docs/config.md."""
+    found = {}
+    for section, info in Config.model_fields.items():
+        for name, field in info.annotation.model_fields.items():
+            found[f"{section}.{field.alias or name}"] = (field.default, field.description or "")
+    return found
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one `section.field=value` in the tree; the value is TOML, or else a plain string.
+
+    >>> tree = {}
+    >>> _apply(tree, "optim.lr=2e-5"), _apply(tree, "run.dir=runs/a"), _apply(tree, "data.valid=['0.9:1 d']")
+    (None, None, None)
+    >>> tree
+    {'optim': {'lr': 2e-05}, 'run': {'dir': 'runs/a'}, 'data': {'valid': ['0.9:1 d']}}
+    """
+    key, separator, text = override.partition("=")
+    section, dot, field = key.strip().partition(".")
+    known = fields()
+    if not separator or not dot or key.strip() not in known:
+        close = [name for name in known if name.endswith("." + (field or section))] or sorted(known)
+        raise ConfigError(f"override {override!r}: not of the form section.field=value with a known field; known: {', '.join(close)}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if isinstance(known[key.strip()][0], tuple) and isinstance(value, str):
+        value = [value]
+    if isinstance(known[key.strip()][0], str) and not isinstance(value, str):
+        value = text
+    tree.setdefault(section, {})[field] = value
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such field (see docs/config.md)"
+    if problem["type"] == "value_error":
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {problem['msg']}, got {problem['input']!r}"

@@ -1,0 +1,128 @@
+"""Builds megatron-core's GPTModel for an Architecture: this rank's part of it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megatron_ft.config import Model, Parallel
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.families.rules import rope_inverse_frequencies
+from megatron_ft.runtime.device import Device
+from megatron_ft.training.kernels import Kernels, block_spec, choose
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ACTIVATIONS = {"gelu": torch.nn.functional.gelu,
+               "gelu_tanh": functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+               "silu": torch.nn.functional.silu}
+
+
+class LanguageModel(GPTModel):
+    """GPTModel whose padding of the vocabulary never gets probability: the loss is that of the unpadded model."""
+
+    def __init__(self, *, vocabulary: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.vocabulary = vocabulary
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """labels [1, T], logits [T, 1, V of this tp rank] -> loss per token [1, T]."""
+        width = logits.shape[-1]
+        real = min(max(self.vocabulary - parallel_state.get_tensor_model_parallel_rank() * width, 0), width)
+        if real < width:
+            logits[..., real:] = float("-inf") if logits.dtype == torch.float32 else torch.finfo(logits.dtype).min
+        return super().compute_language_model_loss(labels, logits)
+
+
+def padded_vocabulary(vocabulary: int, *, multiple: int, tp: int) -> int:
+    """The vocabulary rounded up to a multiple of multiple * tp, so that every tp rank holds as many rows.
+
+    >>> padded_vocabulary(49152, multiple=128, tp=4), padded_vocabulary(32001, multiple=128, tp=2)
+    (49152, 32256)
+    """
+    unit = multiple * tp
+    return -(-vocabulary // unit) * unit
+
+
+def transformer_config(architecture: Architecture, model: Model, parallel: Parallel, kernels: Kernels) -> TransformerConfig:
+    """The Architecture and this run's layout and precision, in megatron-core's words."""
+    dtype = DTYPES[model.precision]
+    cuda = kernels.device == "cuda"
+
+    def or_base(value: float | None, base: float) -> float:
+        return base if value is None else value
+
+    return TransformerConfig(
+        num_layers=architecture.layers, hidden_size=architecture.hidden, num_attention_heads=architecture.heads,
+        num_query_groups=architecture.groups, kv_channels=architecture.head_width, ffn_hidden_size=architecture.ffn,
+        normalization={"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}[architecture.norm],
+        layernorm_epsilon=architecture.norm_epsilon, activation_func=ACTIVATIONS[architecture.activation],
+        gated_linear_unit=architecture.gated, add_bias_linear=architecture.linear_bias,
+        add_qkv_bias=architecture.qkv_bias or architecture.linear_bias,
+        hidden_dropout=or_base(model.hidden_dropout, architecture.hidden_dropout),
+        attention_dropout=or_base(model.attention_dropout, architecture.attention_dropout),
+        tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
+        sequence_parallel=parallel.sequence_parallel, pipeline_dtype=dtype, params_dtype=dtype,
+        bf16=model.precision == "bf16", calculate_per_token_loss=True, variable_seq_lengths=False,
+        # Weights always come from a checkpoint, so none are drawn (and a forgotten load shows at once).
+        perform_initialization=False, use_cpu_initialization=not cuda,
+        # The fused forms are jit-compiled or CUDA kernels; bias_activation_fusion would turn erf GELU into tanh GELU.
+        bias_activation_fusion=False, bias_dropout_fusion=cuda, masked_softmax_fusion=False, persist_layer_norm=False,
+        apply_rope_fusion=kernels.transformer_engine and architecture.position_embedding == "rope",
+        gradient_accumulation_fusion=kernels.fused_weight_gradients,
+        attention_softmax_in_fp32=True)
+
+
+def build(architecture: Architecture, *, parallel: Parallel, model: Model, device: Device,
+          kernels: Kernels | None = None) -> torch.nn.Module:
+    """This rank's stage of the model on its device, weights not set (load them: `training.checkpoint.load_model`).
+
+    Returns a LanguageModel, inside a Float16Module for bf16.
+    """
+    kernels = kernels or choose(device)
+    config = transformer_config(architecture, model, parallel, kernels)
+    stage = LanguageModel(
+        vocabulary=architecture.vocabulary, config=config, transformer_layer_spec=block_spec(config, kernels),
+        vocab_size=padded_vocabulary(architecture.vocabulary, multiple=model.vocabulary_multiple, tp=parallel.tp),
+        max_sequence_length=architecture.positions,
+        pre_process=parallel_state.is_pipeline_first_stage(), post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=architecture.tied_head,
+        position_embedding_type={"learned": "learned_absolute", "rope": "rope"}[architecture.position_embedding],
+        rotary_base=architecture.rope.get("theta", 10000))
+    if architecture.position_embedding == "rope":
+        # megatron-core knows two of Hugging Face's scalings, with fixed constants; the frequencies say them all.
+        frequencies = torch.as_tensor(rope_inverse_frequencies(architecture), dtype=torch.float32)
+        stage.rotary_pos_emb.inv_freq = frequencies.to(torch.cuda.current_device())
+    if device == "cuda":
+        stage.cuda(torch.cuda.current_device())
+    return Float16Module(config, stage) if model.precision == "bf16" else stage
+
+
+def unwrap(module: torch.nn.Module) -> LanguageModel:
+    """The LanguageModel inside megatron-core's wrappers (precision, data parallelism)."""
+    while not isinstance(module, LanguageModel):
+        module = module.module
+    return module
+
+
+def packed(cu_seqlens: Tensor, longest: int) -> PackedSeqParams:
+    """megatron-core's description of a packed row; `longest` is the true maximum of the document lengths.
+
+    A larger `longest` is not harmless: one that equals the row makes megatron-core's rotary positions run on over
+    document borders.
+    """
+    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=cu_seqlens, cu_seqlens_kv=cu_seqlens,
+                           max_seqlen_q=longest, max_seqlen_kv=longest)
+
+
+def full_logits(logits: Tensor, vocabulary: int) -> Tensor:
+    """[1, T, V of this tp rank] -> [1, T, vocabulary] on every tp rank, padding cut off."""
+    return gather_from_tensor_model_parallel_region(logits)[..., :vocabulary]
