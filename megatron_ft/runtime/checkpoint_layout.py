@@ -5,7 +5,7 @@
         .metadata  *.distcp  common.pt          megatron-core's torch_dist files
         metadata.json                           written last by megatron-core: its presence says "complete"
         megatron_ft.json                        the Manifest below
-        hf/                                     config.json, generation_config.json and tokenizer files of the source model
+        hf/                                     config.json, generation_config.json, tokenizer files of the source
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Manifest:
     iteration: int = 0
     """Optimizer steps done; 0 for converted weights (`release`)."""
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What it was made of: for converted weights the files with size and fingerprint, for a trained one its base and config."""
+    """What it was made of: a conversion names its files with fingerprints, a training run its base and config."""
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: package_versions())
     kind: str = "torch_dist"
     format_version: int = FORMAT_VERSION
@@ -63,7 +63,7 @@ class Manifest:
         """The manifest of an iteration folder; CheckpointError when it is absent, unreadable or of a newer format."""
         path = Path(folder) / MANIFEST_FILE
         if not path.is_file():
-            raise CheckpointError(f"{folder}: has no {MANIFEST_FILE}, so no run or conversion of this project finished it; "
+            raise CheckpointError(f"{folder}: has no {MANIFEST_FILE}, so no run or conversion of ours finished it; "
                                   "name another checkpoint or convert again from the Hugging Face folder")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ class Manifest:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a checkpoint looks like; a package that is not installed is left out."""
+    """Versions of the packages that decide what a checkpoint looks like; one that is not installed is left out."""
     versions = {}
     for package in _VERSIONED_PACKAGES:
         try:
@@ -140,10 +140,10 @@ def find(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder; give a checkpoint root (holding {LATEST_FILE}) or one iteration folder")
+        raise CheckpointError(f"{path}: no such folder; give a checkpoint root or one iteration folder")
     folder = latest(path)
     if folder is None:
-        if not (path / COMPLETE_FILE).exists() and not (path / MANIFEST_FILE).exists() and not (path / ".metadata").exists():
+        if not any((path / name).exists() for name in (*_TORCH_DIST_FILES, MANIFEST_FILE)):
             raise CheckpointError(f"{path}: holds neither {LATEST_FILE} nor a checkpoint's files; "
                                   "give a checkpoint root or one iteration folder")
         folder = path
