@@ -37,7 +37,7 @@ class Architecture:
     """The output layer is the word embedding."""
     position_embedding: Literal["learned", "rope"]
     rope: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """For rope: {"theta": float, "type": "default"|"linear"|"llama3", ...its own numbers as Hugging Face names them}."""
+    """For rope: {"theta": float, "type": "default"|"linear"|"llama3", ...its numbers as Hugging Face names them}."""
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
     initializer_range: float = 0.02

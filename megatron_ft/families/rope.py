@@ -21,7 +21,7 @@ _NUMBERS = {
 
 
 def read_rope(reader: ConfigReader) -> dict[str, Any]:
-    """`Architecture.rope` from a config: transformers 5's `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
+    """`Architecture.rope` from a config: transformers 5's `rope_parameters`, or older `rope_theta` and `rope_scaling`.
 
     A config may hold both spellings (files edited by hand do); they must then agree. ConfigError for a type whose
     frequencies are not implemented and for a number that is missing or unknown.
@@ -112,6 +112,6 @@ def _llama3_bands(frequencies: Any, rope: dict[str, Any]) -> Any:
     short = wavelengths < trained / rope["high_freq_factor"]
     long = wavelengths > trained / rope["low_freq_factor"]
     share = (trained / wavelengths - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
-    # transformers' order of operations: (1 - share) * f / factor differs from (1 - share) * (f / factor) in the last bit
+    # transformers' order of operations: (1 - share) * f / factor differs from (1 - share) * (f / factor) by a bit
     blended = (1 - share) * frequencies / rope["factor"] + share * frequencies
     return torch.where(short, frequencies, torch.where(long, stretched, blended))

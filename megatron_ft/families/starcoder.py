@@ -74,7 +74,7 @@ def architecture(hf: Mapping[str, Any], *, where: str = "config.json") -> Archit
         reader.flag(in_fp32, True)  # precision of the softmax: in megatron-core the run's own choice
     dropout, embedding_dropout = reader.number("resid_pdrop", 0.1), reader.number("embd_pdrop", 0.1)
     if dropout != embedding_dropout:
-        raise reader.refusal("embd_pdrop", embedding_dropout, f"{dropout} as resid_pdrop: megatron-core has one for both")
+        raise reader.refusal("embd_pdrop", embedding_dropout, f"{dropout} as resid_pdrop: megatron-core has one number")
     read = Architecture(
         family=NAME, layers=reader.integer("n_layer", 12), hidden=hidden, heads=heads, groups=groups,
         head_width=hidden // heads, ffn=reader.integer("n_inner", 4 * hidden),
