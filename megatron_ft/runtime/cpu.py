@@ -17,14 +17,17 @@ What it adapts (each entry: what megatron-core does, what happens instead, why t
 | pin_memory=True in torch's factories, Tensor.pin_memory() | left out | pinning speeds up copies to a GPU |
 | Tensor.type() called from megatron.core | "torch.cuda.FloatTensor" for "torch.FloatTensor" | the optimizers compare the name with CUDA's |
 | torch.distributed.barrier(device_ids=...) | without device_ids | gloo refuses it |
-| jit_fuser, torch.compile | plain Python (TORCH_COMPILE_DISABLE) | the first call would compile C++ for half a minute |
+| jit_fuser (torch.compile) on its small fused functions | the functions as they are | the first call would compile C++ for half a minute |
+| transformer_engine, apex | not importable in this process | their kernels and optimizers take CUDA tensors only |
+| a warning when the CPU generator moves inside a CUDA generator's block | not logged | on the CPU they are one generator |
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
+import importlib
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +54,7 @@ class _Queue:
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _nothing
+        return _nothing()
 
 
 def activate() -> None:
@@ -63,26 +66,30 @@ def activate() -> None:
     if _active:
         return
     _active = True
-    os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    for package in ("transformer_engine", "apex"):
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # importing a None entry raises ImportError
     _adapt_cuda_module()
     _adapt_tensors()
     _adapt_collectives()
+    _adapt_fusion()
     _adapt_generators()
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    return None
+def _nothing() -> Callable[..., None]:
+    """A function that does nothing; a new one each time, since torch's compiler keeps one rule per function object."""
+    return lambda *_, **__: None
 
 
 def _adapt_cuda_module() -> None:
     cuda = torch.cuda
     cuda.current_device = lambda: CPU
     for name in ("synchronize", "set_device", "empty_cache", "reset_peak_memory_stats"):
-        setattr(cuda, name, _nothing)
-    cuda.nvtx.range_push = cuda.nvtx.range_pop = _nothing
+        setattr(cuda, name, _nothing())
+    cuda.nvtx.range_push, cuda.nvtx.range_pop = _nothing(), _nothing()
     cuda.Stream = cuda.Event = _Queue
     cuda.stream = lambda _stream: contextlib.nullcontext()
-    cuda.current_stream = cuda.default_stream = lambda *_: _Queue()
+    cuda.current_stream = lambda *_: _Queue()
+    cuda.default_stream = lambda *_: _Queue()
     cuda.is_current_stream_capturing = lambda: False
     for name in TYPES:
         setattr(cuda, name, getattr(torch, name))
@@ -115,6 +122,9 @@ def _redirected(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _adapt_tensors() -> None:
+    # torch keeps the list of factories that `with torch.device(...)` applies to, made at first use: it has to hold the
+    # originals, or transformers would build its models on the CPU instead of on "meta" and never set their buffers.
+    importlib.import_module("torch.utils._device")._device_constructors()
     for name in FACTORIES:
         setattr(torch, name, _redirected(getattr(torch, name)))
     for name in TENSOR_METHODS:
@@ -156,11 +166,20 @@ def _adapt_collectives() -> None:
     torch.distributed.barrier = without_device_ids
 
 
+def _adapt_fusion() -> None:
+    compiler = torch.compile
+    torch.compile = lambda function, *_, **__: function
+    try:
+        importlib.import_module("megatron.core.jit")  # its jit_fuser is torch.compile as it is now
+    finally:
+        torch.compile = compiler
+
+
 def _adapt_generators() -> None:
     torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
     torch.cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    torch.cuda.manual_seed = torch.manual_seed
-    from megatron.core.tensor_parallel import random  # after torch is adapted: it copies torch.cuda's functions
-
+    torch.cuda.manual_seed = lambda seed: torch.manual_seed(seed)
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    logging.getLogger(random.__name__).setLevel(logging.ERROR)
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)

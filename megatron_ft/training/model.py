@@ -16,7 +16,7 @@ from torch import Tensor
 
 from megatron_ft.config import Model, Parallel
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.families.rules import rope_inverse_frequencies
+from megatron_ft.families.rope import rope_inverse_frequencies
 from megatron_ft.runtime.device import Device
 from megatron_ft.training.kernels import Kernels, block_spec, choose
 
@@ -38,7 +38,7 @@ class LanguageModel(GPTModel):
         width = logits.shape[-1]
         real = min(max(self.vocabulary - parallel_state.get_tensor_model_parallel_rank() * width, 0), width)
         if real < width:
-            logits[..., real:] = float("-inf") if logits.dtype == torch.float32 else torch.finfo(logits.dtype).min
+            logits[..., real:] = float("-inf")
         return super().compute_language_model_loss(labels, logits)
 
 

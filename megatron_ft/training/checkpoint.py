@@ -1,0 +1,145 @@
+"""Saves and loads a run's state as megatron-core `torch_dist` checkpoints, which load at any TP x PP x DP.
+
+A checkpoint is written into a hidden folder beside its place and renamed; `latest_checkpointed_iteration.txt` is moved
+on after that. What a run needs besides weights and optimizer state follows from the number of steps and rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_ft.errors import CheckpointError
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime import checkpoint_layout as layout
+from megatron_ft.training.model import LanguageModel, padded_vocabulary, unwrap
+from megatron_ft.training.optimizer import prepare_state
+
+# The only sharding of the distributed optimizer's state that loads at another TP, PP and DP.
+METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands: all that its data order, learning rate and dropout follow from."""
+
+    step: int
+    """Optimizer steps done."""
+    rows: int
+    """Packed rows consumed, over all ranks."""
+
+
+def load_model(model: torch.nn.Module, folder: Path) -> None:
+    """Load the weights of one checkpoint folder into this rank's stage; every weight or CheckpointError.
+
+    Vocabulary padding, which differs between layouts, is set to zero.
+    """
+    stage = unwrap(model)
+    state = _load({"model": stage.sharded_state_dict(metadata=METADATA)}, folder)
+    _set_weights(stage, state["model"], folder)
+
+
+def load_run(model: torch.nn.Module, optimizer: MegatronOptimizer, folder: Path) -> Progress:
+    """Load weights, optimizer state and progress; what is missing is a CheckpointError, never a fresh start."""
+    stage = unwrap(model)
+    prepare_state(optimizer)
+    sharded = stage.sharded_state_dict(metadata=METADATA)
+    state = _load({"model": sharded,
+                   "optimizer": optimizer.sharded_state_dict(sharded, is_loading=True, metadata=METADATA)}, folder)
+    if "progress" not in state:
+        raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
+                              "set load.from to it and run.dir to a new folder")
+    optimizer.load_state_dict(state["optimizer"])
+    _set_weights(stage, state["model"], folder)
+    return Progress(**state["progress"])
+
+
+def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, progress: Progress, *,
+             manifest: layout.Manifest, hf_folder: Path | None) -> Path:
+    """Write a checkpoint by all ranks; returns its folder when it is complete and `latest` names it.
+
+    Args:
+        hf_folder: config and tokenizer of the base model, which go along so that the way back needs nothing else.
+    """
+    final = root / layout.folder_name(progress.step)
+    partial = root / f".{final.name}.partial"
+    rank = torch.distributed.get_rank()
+    if rank == 0:
+        for left_over in (partial, final):
+            if left_over.exists():  # a save that was cut off, or steps that are done again after a resume
+                shutil.rmtree(left_over)
+        partial.mkdir(parents=True)
+    torch.distributed.barrier()
+    prepare_state(optimizer)
+    stage = unwrap(model)
+    sharded = stage.sharded_state_dict(metadata=METADATA)
+    state = {"model": sharded, "optimizer": optimizer.sharded_state_dict(sharded, metadata=METADATA),
+             "progress": dataclasses.asdict(progress)}
+    dist_checkpointing.save(state, str(partial), content_metadata=METADATA)
+    if rank == 0:
+        if hf_folder is not None and hf_folder.is_dir():
+            shutil.copytree(hf_folder, partial / layout.HF_FOLDER)
+        manifest.write(partial)
+        partial.rename(final)
+        layout.set_latest(root, progress.step)
+    torch.distributed.barrier()
+    return final
+
+
+def manifest_for(architecture: Architecture, *, stored_vocabulary: int, dtype: str, progress: Progress,
+                 source: dict[str, Any]) -> layout.Manifest:
+    """The manifest of a checkpoint that training writes."""
+    return layout.Manifest(architecture=architecture, stored_vocabulary=stored_vocabulary, dtype=dtype,
+                           iteration=progress.step, source=source)
+
+
+def stored_vocabulary(architecture: Architecture, *, multiple: int, tp: int) -> int:
+    """Rows of the embedding as this layout stores it."""
+    return padded_vocabulary(architecture.vocabulary, multiple=multiple, tp=tp)
+
+
+def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
+    missing = layout.missing_files(folder)
+    if missing:
+        raise CheckpointError(f"{folder}: unfinished checkpoint, {', '.join(missing)} missing; take an older one")
+    try:
+        return dist_checkpointing.load(sharded, str(folder))
+    except (CheckpointingException, CheckpointException, RuntimeError, KeyError, OSError) as error:
+        raise CheckpointError(f"{folder}: does not hold what this model and optimizer need: {_first_line(error)}; check "
+                              "that family, sizes and parallel.distributed_optimizer are those it was saved with") from error
+
+
+def _set_weights(stage: LanguageModel, state: dict[str, Any], folder: Path) -> None:
+    outcome = stage.load_state_dict(state, strict=False)
+    # An _extra_state is transformer-engine's FP8 scale: there is none to miss in our precisions.
+    wrong = [key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.endswith("_extra_state")]
+    if wrong:
+        raise CheckpointError(f"{folder}: {len(wrong)} weights do not match the model, the first is {wrong[0]}")
+    _zero_padding(stage)
+
+
+@torch.no_grad()
+def _zero_padding(stage: LanguageModel) -> None:
+    """Zero the rows past the vocabulary: a checkpoint of another layout has fewer, or more, of them."""
+    tables = []
+    if stage.pre_process:
+        tables.append(stage.embedding.word_embeddings.weight)
+    if stage.post_process and stage.output_layer.weight is not None:
+        tables.append(stage.output_layer.weight)
+    for table in tables:
+        first_row = stage.pg_collection.tp.rank() * table.shape[0]
+        real = min(max(stage.vocabulary - first_row, 0), table.shape[0])
+        table[real:] = 0
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"

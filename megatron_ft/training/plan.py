@@ -1,0 +1,109 @@
+"""Every number that follows from config, model and GPU count, with its derivation; refuses what cannot be split.
+
+Torch-free: it runs on a login node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from megatron_ft.config import Config, Parallel
+from megatron_ft.errors import ConfigError
+from megatron_ft.families.architecture import Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the run will do; made by `make`, never changed."""
+
+    processes: int
+    tp: int
+    pp: int
+    dp: int
+    micro_batches: int
+    """Micro-batches of one data-parallel rank per optimizer step."""
+    rows_per_step: int
+    rows_per_micro_batch: int
+    row_tokens: int
+    rows_per_epoch: int
+    """Rows of one pass over the training documents (of the first epoch: packing differs a little between epochs)."""
+    steps: int
+    warmup_steps: int
+    parameters: int
+
+    def lines(self) -> list[str]:
+        """The derivations, one equation a line."""
+        return [
+            f"{self.processes} processes = {self.tp} tp x {self.pp} pp x {self.dp} dp",
+            f"{self.rows_per_step} rows/step = {self.rows_per_micro_batch} row/micro-batch x {self.dp} dp "
+            f"x {self.micro_batches} micro-batches",
+            f"{self.rows_per_step * self.row_tokens:,} tokens/step = {self.rows_per_step} rows x {self.row_tokens} tokens",
+            f"{self.steps} steps = {self.steps * self.rows_per_step:,} rows = "
+            f"{self.steps * self.rows_per_step / self.rows_per_epoch:.2f} epochs of {self.rows_per_epoch:,} rows",
+            f"{self.warmup_steps} steps of warm-up, {self.parameters:,} parameters",
+        ]
+
+
+def check_layout(architecture: Architecture, parallel: Parallel, *, processes: int, row_tokens: int | None = None) -> int:
+    """The data-parallel size; ConfigError names what does not divide and what would."""
+    name, tp, pp = architecture.family, parallel.tp, parallel.pp
+    if processes % (tp * pp):
+        raise ConfigError(f"parallel: {processes} processes cannot be split into tp={tp} x pp={pp}: {tp * pp} ranks (or a "
+                          f"multiple) are needed; start {nearest(processes, tp * pp)} processes or change parallel.tp/pp")
+    for what, count in (("attention heads", architecture.heads), ("MLP's inner width", architecture.ffn)):
+        if count % tp:
+            raise ConfigError(f"parallel.tp: {tp} does not divide the {count} {what} of {name}; use one of {divisors(count)}")
+    if architecture.groups % tp and tp % architecture.groups:
+        raise ConfigError(f"parallel.tp: {tp} and the {architecture.groups} key/value heads of {name}: neither divides the "
+                          f"other; use one of {[d for d in divisors(architecture.heads) if not (architecture.groups % d and d % architecture.groups)]}")
+    qkv_rows = (architecture.heads + 2 * architecture.groups) * architecture.head_width
+    if qkv_rows % tp:
+        raise ConfigError(f"parallel.tp: {tp} does not divide the {qkv_rows} rows of the query-key-value projection of {name}; "
+                          f"use one of {[d for d in divisors(architecture.heads) if qkv_rows % d == 0]}")
+    if architecture.layers % pp:
+        raise ConfigError(f"parallel.pp: {pp} does not divide the {architecture.layers} layers of {name}; "
+                          f"use one of {divisors(architecture.layers)}")
+    if parallel.sequence_parallel and row_tokens is not None and row_tokens % tp:
+        raise ConfigError(f"data.row_tokens: {row_tokens} is not a multiple of parallel.tp={tp}, which sequence parallelism "
+                          f"needs; use {nearest(row_tokens, tp)}")
+    return processes // (tp * pp)
+
+
+def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int) -> Plan:
+    """The plan; ConfigError when the layout, the batch or the model cannot be split as asked."""
+    data = config.data
+    dp = check_layout(architecture, config.parallel, processes=processes, row_tokens=data.row_tokens)
+    unit = dp * data.rows_per_micro_batch
+    if data.rows_per_step % unit:
+        raise ConfigError(f"data.rows_per_step: {data.rows_per_step} is not a multiple of {data.rows_per_micro_batch} "
+                          f"row/micro-batch x {dp} dp = {unit}; use {nearest(data.rows_per_step, unit)}")
+    steps = config.run.steps or max(1, math.ceil(config.run.epochs * rows_per_epoch / data.rows_per_step))
+    warmup = config.optim.warmup_steps
+    if warmup is None:
+        warmup = min(steps - 1, math.ceil(config.optim.warmup_fraction * steps))
+    if warmup >= steps:
+        raise ConfigError(f"optim.warmup_steps: {warmup} leaves nothing of the run's {steps} steps; use fewer than {steps}")
+    return Plan(processes=processes, tp=config.parallel.tp, pp=config.parallel.pp, dp=dp,
+                micro_batches=data.rows_per_step // unit, rows_per_step=data.rows_per_step,
+                rows_per_micro_batch=data.rows_per_micro_batch, row_tokens=data.row_tokens,
+                rows_per_epoch=rows_per_epoch, steps=steps, warmup_steps=warmup, parameters=architecture.parameters)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending.
+
+    >>> divisors(22)
+    [1, 2, 11, 22]
+    """
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+
+
+def nearest(number: int, unit: int) -> str:
+    """The multiples of `unit` around `number`, as advice.
+
+    >>> nearest(10, 4), nearest(3, 4)
+    ('8 or 12', '4')
+    """
+    below = number // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)

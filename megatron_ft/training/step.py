@@ -1,0 +1,125 @@
+"""One optimizer step and one validation, over megatron-core's pipeline schedules.
+
+T tokens of a micro-batch (its rows laid end to end)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_model_config
+from torch import Tensor
+
+from megatron_ft.data.loader import Batch
+from megatron_ft.runtime.groups import Place
+from megatron_ft.training.model import packed
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Sums over all micro-batches and data-parallel ranks of a step."""
+
+    loss_sum: float
+    weight: int
+    """What the loss sum is divided by: supervised tokens, or targets under loss.weighting = "target"."""
+    supervised: int
+    tokens: int
+    """Positions that hold a document's token (row padding not counted)."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss: nats per supervised token, or per target."""
+        return self.loss_sum / max(1, self.weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step gave."""
+
+    totals: Totals
+    grad_norm: float
+    updated: bool
+    """False when the gradients were not finite and the step was skipped."""
+
+
+def prepare(model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
+    """Tell megatron-core's schedules how to finish gradients; once, before the first step."""
+    config = get_model_config(model)
+    config.finalize_model_grads_func = finalize_model_grads
+    config.grad_scale_func = optimizer.scale_loss
+    config.no_sync_func = model.no_sync
+
+
+def train_step(model: DistributedDataParallel, optimizer: MegatronOptimizer, batches: list[Batch], *, weighting: str,
+               place: Place) -> StepResult:
+    """Forward, backward, reduce, clip, update: over this rank's micro-batches of the step."""
+    model.train()
+    model.zero_grad_buffer()
+    optimizer.zero_grad()
+    totals = run(model, batches, weighting=weighting, place=place)
+    updated, grad_norm, _ = optimizer.step()
+    return StepResult(totals, float(grad_norm), bool(updated))
+
+
+@torch.no_grad()
+def validate(model: DistributedDataParallel, steps: Iterator[list[Batch]], *, weighting: str, place: Place) -> Totals:
+    """The totals over held-out rows, without dropout and without gradients."""
+    model.eval()
+    summed = Totals(0.0, 0, 0, 0)
+    for batches in steps:
+        totals = run(model, batches, weighting=weighting, place=place, forward_only=True)
+        summed = Totals(*(a + b for a, b in zip(dataclasses.astuple(summed), dataclasses.astuple(totals), strict=True)))
+    return summed
+
+
+def run(model: torch.nn.Module, batches: list[Batch], *, weighting: str, place: Place, forward_only: bool = False) -> Totals:
+    """All micro-batches of a step through the pipeline; gradients are left in the buffers, already divided."""
+    collected = get_forward_backward_func()(
+        forward_step_func=_forward_step(weighting), data_iterator=iter(batches), model=[model],
+        num_microbatches=len(batches), seq_length=batches[0].tokens.shape[1], micro_batch_size=1,
+        forward_only=forward_only)
+    sums = torch.zeros(4, dtype=torch.float64, device=torch.cuda.current_device() if place.device == "cuda" else "cpu")
+    if place.last_stage and place.tp_rank == 0:  # one rank of each model replica speaks for it
+        sums[0] = sum(float(loss_sum) for loss_sum in collected)
+        sums[1] = sum(_weight(batch, weighting) for batch in batches)
+        sums[2] = sum(batch.supervised for batch in batches)
+        sums[3] = sum(_document_tokens(batch) for batch in batches)
+    torch.distributed.all_reduce(sums)
+    loss_sum, *counts = sums.tolist()
+    return Totals(loss_sum, *(round(count) for count in counts))
+
+
+def _weight(batch: Batch, weighting: str) -> int:
+    return batch.targets if weighting == "target" else batch.supervised
+
+
+def _document_tokens(batch: Batch) -> int:
+    # Positions count from 0 in each document and are 0 in what is left of a row.
+    return int((batch.position_ids > 0).sum()) + batch.documents
+
+
+def _forward_step(weighting: str) -> Callable[..., Any]:
+    """megatron-core's forward_step_func: takes the next micro-batch, gives the output and how to make it a loss."""
+
+    def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+        batch = next(iterator)
+        device = next(model.parameters()).device
+        output = model(input_ids=batch.tokens.to(device), position_ids=batch.position_ids.to(device), attention_mask=None,
+                       labels=batch.labels.to(device), packed_seq_params=packed(batch.cu_seqlens.to(device), batch.max_seqlen))
+        weights = batch.weight.to(device)
+
+        def loss(loss_per_token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """[1, T] -> the sum over supervised tokens; megatron-core divides once by the number over all ranks."""
+            loss_sum = (loss_per_token.float() * weights).sum()
+            count = torch.tensor(_weight(batch, weighting), dtype=torch.int, device=device)
+            return loss_sum, count, loss_sum.detach().clone()
+
+        return output, loss
+
+    return forward_step
