@@ -1,0 +1,173 @@
+"""Hugging Face model folders: weights read tensor by tensor and written shard by shard, and the small files beside."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from megatron_ft.conversion.safetensors_stream import Entry, SafetensorsWriter, read_header, read_tensor
+from megatron_ft.errors import CheckpointError, ConfigError
+
+COMPANION_PATTERNS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+                      "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template*")
+"""Files of a model folder that go along with its weights: configuration and tokenizer, no code, no model card."""
+
+_SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Weights(Protocol):
+    """The weights of a folder: what they are is known at once, their numbers when asked for."""
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, torch.dtype]
+    files: list[Path]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in the file's dtype."""
+
+
+class SafetensorsWeights:
+    """Weights in one or several safetensors files."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self._entries: dict[str, tuple[Path, Entry]] = {}
+        for path in files:
+            for name, entry in read_header(path).items():
+                self._entries[name] = (path, entry)
+        self.shapes = {name: entry.shape for name, (_, entry) in self._entries.items()}
+        self.dtypes = {name: entry.dtype for name, (_, entry) in self._entries.items()}
+
+    def read(self, name: str) -> Tensor:
+        path, entry = self._entries[name]
+        return read_tensor(path, entry)
+
+
+class PickledWeights:
+    """Weights in pytorch_model*.bin files: opened without running their pickle's code, mapped and not loaded."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self._tensors: dict[str, Tensor] = {}
+        for path in files:
+            self._tensors.update(_load_pickled(path))
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def _load_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            loaded = torch.load(path, map_location="cpu", weights_only=True)  # the format of torch before 1.6
+    except Exception as error:  # torch raises a dozen kinds for damaged files
+        raise CheckpointError(f"{path}: cannot be read as tensors ({type(error).__name__}: {str(error)[:200]}); it is "
+                              "damaged or holds more than tensors: take the model's safetensors files") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path}: holds something else than tensors by name; take the model's safetensors files")
+    return loaded
+
+
+def open_weights(folder: str | Path) -> Weights:
+    """The weights of a Hugging Face folder, safetensors before .bin; every file is checked to be there and whole."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give a Hugging Face model folder")
+    for single, kind in ((_SAFETENSORS, SafetensorsWeights), (_PICKLED, PickledWeights)):
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            return kind(_files_of_index(index))
+        if (folder / single).is_file():
+            return kind([folder / single])
+    raise CheckpointError(f"{folder}: holds no weights; expected {_SAFETENSORS}, {_PICKLED} or their .index.json "
+                          "(a clone without git-lfs has none)")
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: is no weight index ({type(error).__name__}: {error}); "
+                              "copy it again") from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{index}: names {', '.join(missing)}, not found beside it; copy the missing files")
+    return [index.parent / name for name in names]
+
+
+def copy_companions(source: str | Path, target: str | Path) -> list[str]:
+    """Copy configuration and tokenizer files, which exist in `source`, into `target`; gives their names."""
+    target = Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    found = sorted({path for pattern in COMPANION_PATTERNS for path in Path(source).glob(pattern) if path.is_file()})
+    for path in found:
+        shutil.copyfile(path, target / path.name)
+    return [path.name for path in found]
+
+
+def parse_size(text: str, *, option: str = "--max-shard-size") -> int:
+    """Bytes of a size as Hugging Face writes it.
+
+    >>> parse_size("5GB"), parse_size("512MiB"), parse_size("1000")
+    (5000000000, 536870912, 1000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = _UNITS.get(match.group(2).upper()) if match else None
+    if unit is None or not int(float(match.group(1)) * unit):
+        raise ConfigError(f"{option}: {text!r} is no size; write a number with a unit, e.g. 5GB or 500MiB")
+    return int(float(match.group(1)) * unit)
+
+
+def shards(groups: Iterable[dict[str, tuple[int, ...]]], itemsize: int, limit: int) -> list[dict[str, tuple[int, ...]]]:
+    """Distribute groups of tensors, in order, over files of at most `limit` bytes (a larger group gets its own file).
+
+    >>> shards([{"a": (4,)}, {"b": (2,), "c": (2,)}, {"d": (3,)}], itemsize=2, limit=16)
+    [{'a': (4,), 'b': (2,), 'c': (2,)}, {'d': (3,)}]
+    """
+    files: list[dict[str, tuple[int, ...]]] = []
+    filled = 0
+    for group in groups:
+        nbytes = sum(math.prod(shape) for shape in group.values()) * itemsize
+        if not files or filled + nbytes > limit:
+            files.append({})
+            filled = 0
+        files[-1].update(group)
+        filled += nbytes
+    return files
+
+
+def write_weights(folder: str | Path, files: list[dict[str, tuple[int, ...]]], tensors: Iterator[tuple[str, Tensor]],
+                  dtype: torch.dtype) -> None:
+    """Write safetensors shards and, for more than one, their index.
+
+    Args:
+        files: what each file holds, in order (from `shards`).
+        tensors: exactly those tensors in that order, already of `dtype`; each is taken when its turn comes.
+    """
+    folder, weight_map = Path(folder), {}
+    for number, held in enumerate(files, start=1):
+        name = _SAFETENSORS if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        with SafetensorsWriter(folder / name, held, dtype) as writer:
+            for _ in held:
+                writer.write(*next(tensors))
+        weight_map.update(dict.fromkeys(held, name))
+    if len(files) > 1:
+        numbers = sum(math.prod(shape) for held in files for shape in held.values())
+        index = {"metadata": {"total_parameters": numbers, "total_size": numbers * dtype.itemsize},
+                 "weight_map": dict(sorted(weight_map.items()))}
+        (folder / f"{_SAFETENSORS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
