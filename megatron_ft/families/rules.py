@@ -177,10 +177,15 @@ def to_megatron(weight: Weight, tensors: Sequence[Tensor]) -> Tensor:
 
 def to_hf(weight: Weight, tensor: Tensor) -> list[Tensor]:
     """The Hugging Face tensors inside a megatron tensor, in the order of `weight.hf`."""
-    found, expected = tuple(tensor.shape), weight.megatron_shape
-    if not (weight.padded and found[0] >= expected[0] and found[1:] == expected[1:]):
-        _require_shape(weight.megatron, found, expected)
+    check_megatron_shape(weight, tuple(tensor.shape))
     return weight.rule.to_hf(tensor, weight.architecture)
+
+
+def check_megatron_shape(weight: Weight, found: Shape, *, where: str = "") -> None:
+    """Refuse a megatron tensor of another shape; a vocabulary table may have more rows (padding)."""
+    expected = weight.megatron_shape
+    if not (weight.padded and found[0] >= expected[0] and found[1:] == expected[1:]):
+        _require_shape(f"{where}: {weight.megatron}" if where else weight.megatron, found, expected)
 
 
 def weights(table: Table, architecture: Architecture) -> list[Weight]:

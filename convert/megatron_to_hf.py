@@ -1,0 +1,21 @@
+"""Convert a torch_dist checkpoint of any TP x PP x DP into a Hugging Face folder. See docs/convert.md."""
+
+import argparse
+
+from megatron_ft import cli
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="checkpoint root (its latest is taken) or iteration folder")
+    parser.add_argument("--output", required=True, help="Hugging Face folder to make; must not exist")
+    parser.add_argument("--dtype", default="keep", help="of the written weights: keep, float32, bfloat16, float16")
+    parser.add_argument("--max-shard-size", default="5GB", help="largest weights file, e.g. 5GB or 500MiB")
+    given = parser.parse_args()
+    from megatron_ft.conversion import megatron_to_hf
+
+    megatron_to_hf.convert(given.checkpoint, given.output, dtype=given.dtype, max_shard_size=given.max_shard_size)
+
+
+if __name__ == "__main__":
+    cli.main(command)
