@@ -42,7 +42,7 @@ def dtype_for(vocabulary: int) -> np.dtype:
 
 
 class Writer:
-    """Writes documents one by one: ids at once, the index when `finish` is called.
+    """Writes documents: their ids at once, the index when `finish` is called.
 
     Memory grows by 5 bytes a segment and 8 bytes a document.
     """
@@ -50,7 +50,7 @@ class Writer:
     def __init__(self, prefix: str | Path, *, vocabulary: int) -> None:
         self.prefix = Path(prefix)
         self.dtype = dtype_for(vocabulary)
-        self._bin = open(with_suffix(self.prefix, ".bin"), "wb")  # noqa: SIM115 - closed by finish or abandon
+        self._bin = open(with_suffix(self.prefix, ".bin"), "wb")  # noqa: SIM115 - closed by finish or __exit__
         self._lengths: list[np.ndarray] = []
         self._modes: list[np.ndarray] = []
         self._segments: list[np.ndarray] = []
@@ -84,8 +84,10 @@ class Writer:
             for array in (lengths, offsets, starts, modes):
                 stream.write(array.tobytes())
 
-    def abandon(self) -> None:
-        """Close the file without an index."""
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bin.close()
 
 

@@ -1,0 +1,96 @@
+"""Tokenizers in Hugging Face's tokenizer.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from megatron_ft.data.tokenizer import Tokenizer, no_end_of_text, read_settings, token_string
+from megatron_ft.errors import DataError
+
+
+class JsonTokenizer(Tokenizer):
+    """A tokenizer.json with the tokenizer_config.json beside it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            whole = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"{path}: is no tokenizer.json that `tokenizers` {tokenizers.__version__} reads: {error}"
+                            ) from error
+        self._path = path
+        self._first = _for_text(whole)
+        self._later = _for_text(tokenizers.Tokenizer.from_str(json.dumps(without_prefix(json.loads(whole.to_str())))))
+        self._special_ids = {token.content: index for index, token in whole.get_added_tokens_decoder().items()}
+        settings = read_settings(path.parent)
+        self.vocabulary = max(whole.get_vocab(with_added_tokens=True).values()) + 1
+        self.end_of_text = self._named(settings, "eos_token")
+        self.begin = self._begin(whole, settings)
+        content = json.loads(self._first.to_str()) | {"post_processor": None, "decoder": None}
+        text = json.dumps([content, self.end_of_text, self.begin], sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def encode_texts(self, texts: Sequence[str], *, first: bool) -> list[list[int]]:
+        encoder = self._first if first else self._later
+        return [encoding.ids for encoding in encoder.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def special(self, token: str) -> int:
+        if token not in self._special_ids:
+            raise DataError(f"{self._path}: has no special token '{token}'; it has {', '.join(self._special_ids)}")
+        return self._special_ids[token]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._first.decode(list(ids), skip_special_tokens=False)
+
+    def _named(self, settings: dict[str, Any], key: str) -> int:
+        token = token_string(settings, key)
+        index = None if token is None else self._first.token_to_id(token)
+        if index is None:
+            raise no_end_of_text(self._path, token)
+        return index
+
+    def _begin(self, whole: tokenizers.Tokenizer, settings: dict[str, Any]) -> list[int]:
+        """What transformers puts in front of a prompt: by the settings' word, else by the post-processor's."""
+        if "add_bos_token" in settings or "add_eos_token" in settings:
+            return [self._named(settings, "bos_token")] if settings.get("add_bos_token") else []
+        bare, dressed = (whole.encode("a", add_special_tokens=dress).ids for dress in (False, True))
+        at = next(at for at in range(len(dressed)) if dressed[at:at + len(bare)] == bare)
+        return dressed[:at]
+
+
+def _for_text(whole: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy that neither cuts, pads nor takes special tokens from text."""
+    copy = tokenizers.Tokenizer.from_str(whole.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
+
+
+def without_prefix(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json that puts no space in front of a text.
+
+    >>> without_prefix({"normalizer": {"type": "Prepend", "prepend": "_"},
+    ...                 "pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "first"}})
+    {'normalizer': None, 'pre_tokenizer': {'type': 'Metaspace', 'replacement': '_', 'prepend_scheme': 'never'}}
+    """
+    return tokenizer | {part: _strip(tokenizer.get(part)) for part in ("normalizer", "pre_tokenizer")}
+
+
+def _strip(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    kind = None if node is None else node["type"]
+    if kind == "Prepend":
+        return None
+    if kind == "Metaspace":
+        return {key: value for key, value in node.items() if key != "add_prefix_space"} | {"prepend_scheme": "never"}
+    if kind == "ByteLevel" and "add_prefix_space" in node:
+        return node | {"add_prefix_space": False}
+    if kind == "Sequence":
+        members = "normalizers" if "normalizers" in node else "pretokenizers"
+        return node | {members: [kept for member in node[members] if (kept := _strip(member)) is not None]}
+    return node
