@@ -19,3 +19,7 @@ class CheckpointError(MegatronFTError):
 
 class EvaluationError(MegatronFTError):
     """An evaluation that cannot give a true number: no sandbox, no toolchain, a runner that broke."""
+
+
+class TrainingError(MegatronFTError):
+    """A run that cannot go on: a loss or gradient that is no number."""

@@ -53,13 +53,15 @@ def layout(parallel: Parallel, device: Device, *, timeout_minutes: float = 10.0)
         tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
         create_gloo_process_groups=False, distributed_timeout_minutes=max(1, round(timeout_minutes)))
     try:
-        yield Place(
+        place = Place(
             rank=torch.distributed.get_rank(), size=torch.distributed.get_world_size(),
             tp_rank=parallel_state.get_tensor_model_parallel_rank(),
             pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
             dp_rank=parallel_state.get_data_parallel_rank(), dp_size=parallel_state.get_data_parallel_world_size(),
             first_stage=parallel_state.is_pipeline_first_stage(), last_stage=parallel_state.is_pipeline_last_stage(),
             device=device)
+        seed(0, place)  # layers enter megatron-core's generators even when they draw nothing
+        yield place
     finally:
         parallel_state.destroy_model_parallel()
 

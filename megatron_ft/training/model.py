@@ -52,6 +52,10 @@ def padded_vocabulary(vocabulary: int, *, multiple: int, tp: int) -> int:
     return -(-vocabulary // unit) * unit
 
 
+def _leave(weight: Tensor) -> Tensor:
+    return weight
+
+
 def transformer_config(architecture: Architecture, model: Model, parallel: Parallel, kernels: Kernels) -> TransformerConfig:
     """The Architecture and this run's layout and precision, in megatron-core's words."""
     dtype = DTYPES[model.precision]
@@ -72,8 +76,9 @@ def transformer_config(architecture: Architecture, model: Model, parallel: Paral
         tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
         sequence_parallel=parallel.sequence_parallel, pipeline_dtype=dtype, params_dtype=dtype,
         bf16=model.precision == "bf16", calculate_per_token_loss=True, variable_seq_lengths=False,
-        # Weights always come from a checkpoint, so none are drawn (and a forgotten load shows at once).
-        perform_initialization=False, use_cpu_initialization=not cuda,
+        # Weights always come from a checkpoint, so none are drawn. perform_initialization=False is no way to say so: it
+        # also leaves out the tensor_model_parallel mark, and then only tp rank 0 counts in the gradient norm.
+        init_method=_leave, output_layer_init_method=_leave, embedding_init_method=_leave, use_cpu_initialization=not cuda,
         # The fused forms are jit-compiled or CUDA kernels; bias_activation_fusion would turn erf GELU into tanh GELU.
         bias_activation_fusion=False, bias_dropout_fusion=cuda, masked_softmax_fusion=False, persist_layer_norm=False,
         apply_rope_fusion=kernels.transformer_engine and architecture.position_embedding == "rope",

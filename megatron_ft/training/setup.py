@@ -1,0 +1,90 @@
+"""Everything a run checks before it touches a device: base model, data, layout, and the run folder's earlier work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from megatron_ft.config import Config
+from megatron_ft.data.loader import Loader, ValidationLoader
+from megatron_ft.data.source import View, open_views
+from megatron_ft.errors import CheckpointError, ConfigError, DataError
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime import checkpoint_layout as layout
+from megatron_ft.runtime.device import Process
+from megatron_ft.training.plan import Plan, check_layout, make
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run that has been checked and can start."""
+
+    config: Config
+    process: Process
+    architecture: Architecture
+    base: Path
+    """Checkpoint folder of the base model."""
+    resume_from: Path | None
+    """The run's own newest checkpoint; None on the first start."""
+    loader: Loader
+    valid: ValidationLoader | None
+    plan: Plan
+
+    @property
+    def checkpoints(self) -> Path:
+        """Root of the run's own checkpoints."""
+        return Path(self.config.run.dir) / "checkpoints"
+
+    def source(self) -> dict[str, object]:
+        """For the manifest of each checkpoint: what decides the data order, and what the run was told."""
+        return {"base": str(self.base), "data_order": data_order(self.loader), "config": self.config.to_toml()}
+
+
+def prepare(config: Config, process: Process) -> Setup:
+    """Check everything; raises ConfigError, DataError or CheckpointError, the same on every rank."""
+    base = layout.find(config.load.base)
+    manifest = layout.Manifest.read(base)
+    architecture = manifest.architecture
+    dp = check_layout(architecture, config.parallel, processes=process.size, row_tokens=config.data.row_tokens)
+    train_views, valid_views = open_views(config.data.train, config.data.valid)
+    _check_tokenizer(train_views[0], architecture, base)
+    dp_rank = process.rank // config.parallel.tp % dp  # megatron-core's order of ranks: tp, then dp, then pp
+    share = {"row_tokens": config.data.row_tokens, "rows_per_step": config.data.rows_per_step,
+             "rows_per_micro_batch": config.data.rows_per_micro_batch, "dp_rank": dp_rank, "dp_size": dp,
+             "on_long": config.data.long_documents, "weighting": config.loss.weighting}
+    loader = Loader(train_views, seed=config.run.seed, **share)
+    valid = ValidationLoader(valid_views, **share) if valid_views else None
+    for selection in [loader.selection] + ([valid.selection] if valid else []):
+        longest = int(selection.positions.max())
+        if longest > architecture.positions:
+            raise ConfigError(f"data.row_tokens: {config.data.row_tokens} lets in a document of {longest} positions, but the "
+                              f"model was made for {architecture.positions}; use data.row_tokens={architecture.positions} "
+                              "and data.long_documents=truncate or drop")
+    plan = make(config, architecture, processes=process.size, rows_per_epoch=loader.rows_per_epoch)
+    resume_from = layout.latest(Path(config.run.dir) / "checkpoints")
+    if resume_from is not None:
+        _check_same_run(resume_from, architecture, loader)
+    return Setup(config, process, architecture, base, resume_from, loader, valid, plan)
+
+
+def data_order(loader: Loader) -> str:
+    """A fingerprint of which row comes when; equal as long as data, row length and seed are."""
+    return loader.fingerprint
+
+
+def _check_tokenizer(view: View, architecture: Architecture, base: Path) -> None:
+    vocabulary = view.dataset.manifest.tokenizer["vocabulary"]
+    if vocabulary > architecture.vocabulary:
+        raise DataError(f"data.train: {view.entry.prefix} was made with a tokenizer of {vocabulary} tokens, but the base model "
+                        f"{base} has {architecture.vocabulary}; tokenize with the model's own tokenizer ({base}/hf)")
+
+
+def _check_same_run(folder: Path, architecture: Architecture, loader: Loader) -> None:
+    manifest = layout.Manifest.read(layout.find(folder))
+    if manifest.architecture != architecture:
+        raise CheckpointError(f"{folder}: is a checkpoint of another model than load.from; use a new run.dir")
+    before, now = manifest.source.get("data_order"), data_order(loader)
+    if before != now:
+        raise ConfigError(f"run.dir: {folder} was trained on data in the order {before}, this config gives {now}: data.train, "
+                          "data.row_tokens, data.long_documents or run.seed differ (its own config is in run.dir/config.toml); "
+                          "restore them, or start anew with another run.dir")
