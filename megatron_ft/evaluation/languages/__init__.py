@@ -1,0 +1,16 @@
+"""The languages whose programs can be executed: one file each, registered here."""
+
+from __future__ import annotations
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.languages.python import Python
+
+LANGUAGES: dict[str, type[Language]] = {"python": Python}
+
+
+def get(name: str) -> type[Language]:
+    """The language of that name; EvaluationError names the known ones."""
+    if name not in LANGUAGES:
+        raise EvaluationError(f"--language: '{name}' cannot be executed here; use one of {', '.join(LANGUAGES)}")
+    return LANGUAGES[name]

@@ -1,0 +1,42 @@
+"""What a language has to say about its programs: how to assemble, run and judge them."""
+
+from __future__ import annotations
+
+import abc
+
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.sandbox import Limits, Sandbox
+from megatron_ft.evaluation.verdict import Verdict
+
+
+class Language(abc.ABC):
+    """One language on one machine, in one kind of box."""
+
+    name: str
+    task_prefix: str
+    """How HumanEvalPack's task ids of this language begin."""
+
+    def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
+        self.sandbox = sandbox
+        self.limits = limits
+
+    @staticmethod
+    @abc.abstractmethod
+    def assemble(problem: Problem, base: str, completion: str) -> str:
+        """The program that a completion of `base` makes."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def is_complete(completion: str, entry_point: str) -> bool:
+        """Whether whatever a model writes next would be cut off anyway."""
+
+    @abc.abstractmethod
+    def check(self) -> dict[str, str]:
+        """Run a program that must pass and one that must fail; what the toolchain is, for the summary.
+
+        Raises EvaluationError, saying what to install, when programs cannot be judged here.
+        """
+
+    @abc.abstractmethod
+    def judge(self, problem: Problem, base: str, program: str) -> Verdict:
+        """Run a program against the tests of its problem; EvaluationError only where no verdict is possible."""

@@ -1,0 +1,169 @@
+"""Runs one problem's tests in a box of their own: `tests.py PACKAGES IN OUT VERDICT`, the job as JSON on stdin.
+
+The tests call the program's functions over a pipe. What the program cannot reach from its own box: the tests, the
+values they expect, the token that is written after their last assert, and this process.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import os
+import sys
+import traceback
+
+from wire import Breach, Channel, Ended, NotCarriedError, Opaque, decode, encode, is_carried
+
+
+class Program:
+    """The tested program, as its functions look from here."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.over: BaseException | None = None  # the first Breach or Ended, also if a test swallowed it
+
+    def ask(self, message: dict | None) -> dict:
+        """Send one message and return the answer."""
+        try:
+            if message is not None:
+                self.channel.send(message)
+            return self.channel.receive()
+        except (Breach, Ended) as problem:
+            self.over = self.over or problem
+            raise
+
+    def function(self, name: str) -> object:
+        """A function that calls the program's function of that name."""
+
+        def call(*args: object, **kwargs: object) -> object:
+            for value in (*args, *kwargs.values()):
+                check_carried(value)
+            reply = self.ask({"call": name, "args": [encode(value) for value in args],
+                              "kwargs": {key: encode(value) for key, value in kwargs.items()}})
+            if "error" in reply:
+                raise raised(reply)
+            try:
+                bring_back(args, reply.get("changed", {}))
+                return decode(reply.get("value"))
+            except Breach as problem:
+                self.over = self.over or problem
+                raise
+
+        call.__name__ = name
+        return call
+
+
+def check_carried(value: object) -> None:
+    """Raise TypeError for a program's own strange value, NotCarriedError for one that the tests themselves pass."""
+    if isinstance(value, Opaque):
+        raise TypeError(f"unusable value {value!r}")
+    if not is_carried(value):
+        raise NotCarriedError(f"the tests pass a value of type {type(value).__name__}")
+
+
+def bring_back(arguments: tuple, changed: object) -> None:
+    """Put into lists, dicts, sets and bytearrays what the call left in them."""
+    if not isinstance(changed, dict):
+        raise Breach("an answer whose changes are no table")
+    for place, argument in enumerate(arguments):
+        now = decode(changed[str(place)]) if str(place) in changed else None
+        if isinstance(argument, list | bytearray) and type(now) is type(argument):
+            argument[:] = now
+        elif isinstance(argument, dict | set) and type(now) is type(argument):
+            argument.clear()
+            argument.update(now)
+
+
+def kind_of(reply: dict) -> str:
+    """The name of the program's exception."""
+    names = reply["error"]
+    return str(names[0])[:100] if isinstance(names, list) and names else "exception"
+
+
+def raised(reply: dict) -> Exception:
+    """The program's exception as the nearest built-in one."""
+    names, text = reply["error"], str(reply.get("text", ""))
+    for name in names if isinstance(names, list) else []:
+        kind = getattr(builtins, name, None) if isinstance(name, str) else None
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            try:
+                return kind(text)
+            except TypeError:  # UnicodeDecodeError and its like want more than a text
+                continue
+    return Exception(text)
+
+
+def wanted(tests: ast.Module, entry_point: str) -> list[str]:
+    """The names that the tests read and neither define nor find among the built-ins; the entry point first."""
+    read, defined = set(), set()
+    for node in ast.walk(tests):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.alias):
+            defined.add((node.asname or node.name).split(".")[0])
+    return [entry_point, *sorted(read - defined - {entry_point} - set(dir(builtins)))]
+
+
+def run(job: dict, program: Program) -> dict | None:
+    """Load the program and run the tests; None when the last assert held, else what happened.
+
+    Imports and helpers of the problem's own text are run here, so that a program cannot bend a helper that the tests
+    use by giving it another body.
+    """
+    scope: dict = {"__name__": "tests"}
+    try:
+        tests = ast.parse(job["test"])
+        exec(compile(job["context"], "context.py", "exec"), scope)
+    except Exception as problem:
+        return {"kind": "broken", "reason": f"its own text does not run: {type(problem).__name__}: {problem}"}
+    try:
+        names = [name for name in wanted(tests, job["entry_point"]) if name not in scope]
+        loaded = program.ask({"load": names})
+        if "error" in loaded:
+            problem = raised(loaded)
+            kind = "compile error" if loaded.get("stage") == "compile" else "failed"
+            return {"kind": kind, "reason": f"{kind_of(loaded)}: {problem}"}
+        for name in names:
+            if name in (told := loaded.get("names", {})):
+                scope[name] = program.function(name) if "callable" in told[name] else decode(told[name].get("value"))
+        exec(compile(tests, "tests.py", "exec"), scope)
+    except NotCarriedError as problem:
+        return {"kind": "broken", "reason": str(problem)}
+    except BaseException as problem:
+        return outcome(program.over or problem, job["test"])
+    return outcome(program.over, job["test"]) if program.over else None
+
+
+def outcome(problem: BaseException, tests: str) -> dict:
+    """An exception of the tests as a verdict with its reason."""
+    if isinstance(problem, Breach):
+        return {"kind": "refused", "reason": f"the program sent {problem}"}
+    if isinstance(problem, Ended):
+        return {"kind": "failed", "reason": "the program ended before its tests did", "ended": True}
+    places = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == "tests.py"]
+    line = tests.splitlines()[places[-1] - 1].strip() if places else "?"
+    text = f": {problem}"[:2000] if str(problem) else ""
+    return {"kind": "failed", "reason": f"{type(problem).__name__}{text}, at test line {(places or ['?'])[-1]}: {line}"}
+
+
+def main() -> None:
+    """Run the job; write `ready`, then either the token or, as JSON, what happened."""
+    incoming, outgoing, verdict = map(int, sys.argv[2:5])
+    job = json.loads(sys.stdin.buffer.read())
+    sys.path[0] = sys.argv[1]
+    os.write(verdict, b"ready\n")
+    program = Program(Channel(incoming, outgoing))
+    try:
+        program.ask(None)
+    except (Breach, Ended):
+        os.write(verdict, json.dumps({"kind": "not started", "reason": "its box did not come up"}).encode())
+        return
+    happened = run(job, program)
+    os.write(verdict, job["token"].encode() if happened is None else json.dumps(happened).encode())
+
+
+if __name__ == "__main__":
+    main()

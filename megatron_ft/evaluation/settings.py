@@ -1,0 +1,93 @@
+"""What one evaluation is asked to do; each field is a command-line option, its text the option's help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+
+from megatron_ft.errors import ConfigError
+from megatron_ft.evaluation.benchmark import SCENARIOS
+from megatron_ft.evaluation.model_folder import DEVICES, DTYPES
+from megatron_ft.evaluation.prompts import STYLES
+
+SOLUTIONS = ("canonical", "buggy")
+
+
+def option(text: str, default: object = MISSING, *, kind: type = str, choices: Sequence[str] | None = None) -> object:
+    """A field with its help text; required when it has no default."""
+    return field(default=default, metadata={"help": text, "type": kind, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One evaluation: a model (or the benchmark's own solutions) on one benchmark, scenario and language."""
+
+    benchmark: str = option("JSONL file with HumanEvalPack's fields")
+    output: str = option("folder to make for samples.jsonl, results.jsonl and summary.json")
+    scenario: str = option("what is asked: a function from its docstring, or the repair of one from its tests",
+                           choices=SCENARIOS)
+    language: str = option("language of the programs", default="python")
+    model: str = option("Hugging Face folder or hub id", default="")
+    solutions: str = option("score the benchmark's own solutions instead of a model's", default="", choices=SOLUTIONS)
+    samples: int = option("samples per problem", default=1, kind=int)
+    temperature: float = option("0 takes the likeliest token, above 0 samples", default=0.0, kind=float)
+    top_p: float = option("share of the probability that is sampled from", default=0.95, kind=float)
+    max_new_tokens: int = option("tokens an answer may have", default=512, kind=int)
+    batch_size: int = option("samples generated at a time", default=16, kind=int)
+    prompt_style: str = option("wording of the prompt, the template of the training data", default="octocoder",
+                               choices=STYLES)
+    seed: int = option("seed of the samples; each one derives its own from it", default=0, kind=int)
+    device: str = option("where the model computes", default="auto", choices=DEVICES)
+    dtype: str = option("in what it computes; auto: bfloat16 on CUDA, float32 on the CPU", default="auto",
+                        choices=DTYPES)
+    timeout_s: float = option("CPU seconds a program may use; it may take four times as long by the clock",
+                              default=10.0, kind=float)
+    workers: int = option("programs executed at a time; 0 is one per core", default=0, kind=int)
+    limit: int = option("only the first so many problems; 0 is all", default=0, kind=int)
+    problems: str = option("only these task ids, separated by commas", default="")
+    unsafe: bool = option("run programs without a sandbox where there is none; for throw-away machines", default=False,
+                          kind=bool)
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.solutions):
+            given = "both were" if self.model else "neither was"
+            raise ConfigError(f"--model, --solutions: exactly one of them is needed, {given} given")
+        for name, least in (("samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("workers", 0), ("limit", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{flag(name)}: {getattr(self, name)} is too small; use {least} or more")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(f"--temperature, --top-p: {self.temperature:g} and {self.top_p:g} cannot be sampled "
+                              "with; use a temperature of 0 or more and a top-p above 0 and up to 1")
+        if self.timeout_s <= 0:
+            raise ConfigError(f"--timeout-s: {self.timeout_s:g} leaves a program no time; use more than 0")
+        if self.samples > 1 and self.temperature == 0 and self.model:
+            raise ConfigError(f"--samples: {self.samples} samples at temperature 0 would all be the same; use "
+                              "--samples 1 or --temperature 0.2")
+        if self.samples > 1 and self.solutions:
+            raise ConfigError(f"--samples: a benchmark has one {self.solutions} solution per problem; use 1")
+
+
+def flag(name: str) -> str:
+    """The option of a field.
+
+    >>> flag("top_p")
+    '--top-p'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def parse(argv: Sequence[str] | None = None) -> Settings:
+    """Settings from a command line."""
+    parser = argparse.ArgumentParser(prog="python -m megatron_ft.evaluate", allow_abbrev=False, description=(
+        "Generate answers to a benchmark's problems, execute them in a sandbox, and report pass@k."))
+    for entry in fields(Settings):
+        text, kind, choices = (entry.metadata[key] for key in ("help", "type", "choices"))
+        required = entry.default is MISSING
+        if kind is bool:
+            parser.add_argument(flag(entry.name), action="store_true", help=text)
+            continue
+        shown = text if required or entry.default == "" else f"{text} (default: {entry.default})"
+        parser.add_argument(flag(entry.name), type=kind, choices=choices, required=required, help=shown,
+                            default=None if required else entry.default)
+    return Settings(**vars(parser.parse_args(argv)))
