@@ -65,12 +65,18 @@ def hf_config_of(folder: Path, architecture: Architecture) -> dict[str, Any]:
         return families.get(architecture.family).hf_config(architecture)
     config = read_config(kept)
     described = families.from_hf_config(config, where=str(kept / CONFIG_FILE))
-    for field in dataclasses.fields(Architecture):
-        mine, theirs = getattr(architecture, field.name), getattr(described, field.name)
-        if mine != theirs:
-            raise CheckpointError(f"{kept / CONFIG_FILE}: {field.name} is {theirs!r}, but {mine!r} in "
-                                  f"{folder / checkpoint_layout.MANIFEST_FILE}; the two belong to different models")
+    require_same_architecture(described, architecture, where=str(kept / CONFIG_FILE),
+                              other=str(folder / checkpoint_layout.MANIFEST_FILE))
     return config
+
+
+def require_same_architecture(found: Architecture, expected: Architecture, *, where: str, other: str) -> None:
+    """CheckpointError naming the first field in which two descriptions of one model differ, with both values."""
+    for field in dataclasses.fields(Architecture):
+        theirs, ours = getattr(found, field.name), getattr(expected, field.name)
+        if theirs != ours:
+            raise CheckpointError(f"{where}: {field.name} is {theirs!r}, but {ours!r} in {other}; "
+                                  "the two belong to different models")
 
 
 def check_stored(reader: TorchDistReader, weights: list[rules.Weight], *, where: str) -> None:
