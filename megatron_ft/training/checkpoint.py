@@ -21,7 +21,7 @@ from megatron_ft.errors import CheckpointError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.training.model import LanguageModel, padded_vocabulary, unwrap
-from megatron_ft.training.optimizer import prepare_state
+from megatron_ft.training.optimizer import load_state, prepare_state
 
 # The only sharding of the distributed optimizer's state that loads at another TP, PP and DP.
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -57,7 +57,7 @@ def load_run(model: torch.nn.Module, optimizer: MegatronOptimizer, folder: Path)
     if "progress" not in state:
         raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
                               "set load.from to it and run.dir to a new folder")
-    optimizer.load_state_dict(state["optimizer"])
+    load_state(optimizer, state["optimizer"])
     _set_weights(stage, state["model"], folder)
     return Progress(**state["progress"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -37,16 +39,22 @@ def set_learning_rate(optimizer: MegatronOptimizer, rate: float, weight_decay: f
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
 
 
+def load_state(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
+    """Load what `optimizer.sharded_state_dict(..., is_loading=True)` was filled with."""
+    optimizer.load_state_dict(state)
+    for adam in _torch_adams(optimizer):
+        for of_parameter in adam.state.values():
+            # megatron-core hands one step tensor to all parameters, and torch adds 1 to it in place for each of them.
+            of_parameter["step"] = of_parameter["step"].clone()
+
+
 def prepare_state(optimizer: MegatronOptimizer) -> None:
     """Give torch's Adam the state that it makes at its first step, so that it can be saved or loaded before one.
 
     TE's and apex's Adam keep the step count in the parameter groups, which is what megatron-core expects; torch's
     keeps it per parameter. Without this a fresh DistributedOptimizer finds no `step` to read.
     """
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        adam = part.optimizer
-        if not isinstance(adam, torch.optim.Adam):
-            continue
+    for adam in _torch_adams(optimizer):
         for group in adam.param_groups:
             for parameter in group["params"]:
                 state = adam.state[parameter]
@@ -54,8 +62,17 @@ def prepare_state(optimizer: MegatronOptimizer) -> None:
                     state["step"] = torch.tensor(0.0)
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
-        if isinstance(part, DistributedOptimizer):
+    for part in _parts(optimizer):
+        if isinstance(part, DistributedOptimizer) and isinstance(part.optimizer, torch.optim.Adam):
             _keep_step(part)
+
+
+def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
+    return getattr(optimizer, "chained_optimizers", [optimizer])
+
+
+def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Adam]:
+    return [part.optimizer for part in _parts(optimizer) if isinstance(part.optimizer, torch.optim.Adam)]
 
 
 def _keep_step(part: DistributedOptimizer) -> None:
