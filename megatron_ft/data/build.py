@@ -45,8 +45,8 @@ def build(inputs: Sequence[str | Path], output: str | Path, recipe: Recipe, *, w
             writer.finish()
         if not counts["documents"]:
             reasons = {reason: entry["rows"] for reason, entry in dropped.by_reason.items()}
-            raise DataError(f"{', '.join(map(str, files))}: no document came of {counts['rows']} rows (dropped: {reasons}); "
-                            "look at the first of them")
+            raise DataError(f"{', '.join(map(str, files))}: no document came of {counts['rows']} rows "
+                            f"(dropped: {reasons}); look at the first of them")
         manifest = Manifest(
             template=recipe.template,
             tokenizer={"fingerprint": reader.fingerprint, "vocabulary": reader.vocabulary,

@@ -29,8 +29,12 @@ class JsonTokenizer(Tokenizer):
         self._special_ids = {token.content: index for index, token in whole.get_added_tokens_decoder().items()}
         settings = read_settings(path.parent)
         self.vocabulary = max(whole.get_vocab(with_added_tokens=True).values()) + 1
-        self.end_of_text = self._named(settings, "eos_token")
-        self.begin = self._begin(whole, settings)
+        token = token_string(settings, "eos_token")
+        end_of_text = None if token is None else whole.token_to_id(token)
+        if end_of_text is None:
+            raise no_end_of_text(path, token)
+        self.end_of_text = end_of_text
+        self.begin = _begin(whole)
         content = json.loads(self._first.to_str()) | {"post_processor": None, "decoder": None}
         text = json.dumps([content, self.end_of_text, self.begin], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -47,20 +51,12 @@ class JsonTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self._first.decode(list(ids), skip_special_tokens=False)
 
-    def _named(self, settings: dict[str, Any], key: str) -> int:
-        token = token_string(settings, key)
-        index = None if token is None else self._first.token_to_id(token)
-        if index is None:
-            raise no_end_of_text(self._path, token)
-        return index
 
-    def _begin(self, whole: tokenizers.Tokenizer, settings: dict[str, Any]) -> list[int]:
-        """What transformers puts in front of a prompt: by the settings' word, else by the post-processor's."""
-        if "add_bos_token" in settings or "add_eos_token" in settings:
-            return [self._named(settings, "bos_token")] if settings.get("add_bos_token") else []
-        bare, dressed = (whole.encode("a", add_special_tokens=dress).ids for dress in (False, True))
-        at = next(at for at in range(len(dressed)) if dressed[at:at + len(bare)] == bare)
-        return dressed[:at]
+def _begin(whole: tokenizers.Tokenizer) -> list[int]:
+    """What the post-processor puts in front of a text; transformers 5 asks it too, and not `add_bos_token`."""
+    bare, dressed = (whole.encode("a", add_special_tokens=dress).ids for dress in (False, True))
+    at = next(at for at in range(len(dressed)) if dressed[at:at + len(bare)] == bare)
+    return dressed[:at]
 
 
 def _for_text(whole: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
