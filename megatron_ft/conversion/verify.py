@@ -90,7 +90,7 @@ def verify(hf: str | Path, checkpoint: str | Path, *, tolerance: float, tokens: 
 
 
 def checked(hf: str | Path, checkpoint: str | Path) -> tuple[Path, Architecture]:
-    """The iteration folder and the architecture of both, after checking that it is one and that the weights are whole."""
+    """The iteration folder and the one architecture of both; refuses different models and incomplete weights."""
     folder = checkpoint_layout.find(checkpoint)
     architecture = checkpoint_layout.Manifest.read(folder).architecture
     require_same_architecture(families.architecture_of_folder(hf), architecture, where=str(hf), other=str(folder))
