@@ -23,8 +23,12 @@ from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.training.model import LanguageModel, padded_vocabulary, unwrap
 from megatron_ft.training.optimizer import load_state, prepare_state
 
-# The only sharding of the distributed optimizer's state that loads at another TP, PP and DP.
-METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+
+def metadata() -> dict[str, Any]:
+    """megatron-core's choices of what a checkpoint looks like; new each time, since it keeps process groups in it."""
+    # The only sharding of the distributed optimizer's state that loads at another TP, PP and DP.
+    return {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ def load_model(model: torch.nn.Module, folder: Path) -> None:
     Vocabulary padding, which differs between layouts, is set to zero.
     """
     stage = unwrap(model)
-    state = _load({"model": stage.sharded_state_dict(metadata=METADATA)}, folder)
+    state = _load({"model": stage.sharded_state_dict(metadata=metadata())}, folder)
     _set_weights(stage, state["model"], folder)
 
 
@@ -51,9 +55,9 @@ def load_run(model: torch.nn.Module, optimizer: MegatronOptimizer, folder: Path)
     """Load weights, optimizer state and progress; what is missing is a CheckpointError, never a fresh start."""
     stage = unwrap(model)
     prepare_state(optimizer)
-    sharded = stage.sharded_state_dict(metadata=METADATA)
+    sharded = stage.sharded_state_dict(metadata=metadata())
     state = _load({"model": sharded,
-                   "optimizer": optimizer.sharded_state_dict(sharded, is_loading=True, metadata=METADATA)}, folder)
+                   "optimizer": optimizer.sharded_state_dict(sharded, is_loading=True, metadata=metadata())}, folder)
     if "progress" not in state:
         raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
                               "set load.from to it and run.dir to a new folder")
@@ -80,10 +84,10 @@ def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, p
     torch.distributed.barrier()
     prepare_state(optimizer)
     stage = unwrap(model)
-    sharded = stage.sharded_state_dict(metadata=METADATA)
-    state = {"model": sharded, "optimizer": optimizer.sharded_state_dict(sharded, metadata=METADATA),
+    sharded = stage.sharded_state_dict(metadata=metadata())
+    state = {"model": sharded, "optimizer": optimizer.sharded_state_dict(sharded, metadata=metadata()),
              "progress": dataclasses.asdict(progress)}
-    dist_checkpointing.save(state, str(partial), content_metadata=METADATA)
+    dist_checkpointing.save(state, str(partial), content_metadata=metadata())
     if rank == 0:
         if hf_folder is not None and hf_folder.is_dir():
             shutil.copytree(hf_folder, partial / layout.HF_FOLDER)

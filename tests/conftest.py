@@ -1,0 +1,38 @@
+"""What tests share: the worker pool, and small base models with their checkpoints, each made once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Pool
+
+Bases = Callable[[str, str], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Four worker processes for runs of one, two or four ranks."""
+    workers = Pool(4)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    """(family, variant) -> (Hugging Face folder, checkpoint root) of a small random model of tests.small_models."""
+    made: dict[tuple[str, str], tuple[Path, Path]] = {}
+
+    def base(family: str, variant: str) -> tuple[Path, Path]:
+        if (family, variant) not in made:
+            from megatron_ft.conversion import hf_to_megatron
+            from tests.small_models import make_hf_model
+
+            root = tmp_path_factory.mktemp(f"{family}_{variant}")
+            hf = make_hf_model(family, variant, root / "hf")
+            made[family, variant] = hf, hf_to_megatron.convert(hf, root / "checkpoint")
+        return made[family, variant]
+
+    return base

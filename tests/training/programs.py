@@ -1,0 +1,119 @@
+"""What the worker processes of the training tests run; each is called on every rank with its Process first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from megatron_ft.config import Model, Parallel, parse
+from megatron_ft.runtime.device import Process
+
+
+def logits(process: Process, *, checkpoint: str, parallel: dict[str, Any], lengths: list[int]) -> np.ndarray | None:
+    """float32 [T, V] of one packed row of random documents; None on ranks that do not have them."""
+    from megatron_ft.conversion import verify
+    from megatron_ft.runtime import checkpoint_layout, groups
+
+    folder = checkpoint_layout.find(checkpoint)
+    architecture = checkpoint_layout.Manifest.read(folder).architecture
+    layout = Parallel(**parallel)
+    with groups.start(process, "cpu", layout, timeout_minutes=2) as place:
+        found = verify.megatron_logits(folder, architecture, lengths, parallel=layout, place=place)
+        return found.numpy() if found is not None and place.tp_rank == 0 else None
+
+
+def gradients(process: Process, *, checkpoint: str, parallel: dict[str, Any], rows: list[list[tuple[list[int], list[bool]]]],
+              row_tokens: int, weighting: str, rows_per_micro_batch: int, output: str) -> float:
+    """Mean loss of one step; its gradients are written as a checkpoint at `output`, in place of the weights."""
+    from megatron.core import dist_checkpointing
+    from megatron.core.distributed import finalize_model_grads
+
+    from megatron_ft.config import Config
+    from megatron_ft.runtime import checkpoint_layout, groups
+    from megatron_ft.training import checkpoint as checkpoints
+    from megatron_ft.training import model, optimizer, step
+
+    folder = checkpoint_layout.find(checkpoint)
+    manifest = checkpoint_layout.Manifest.read(folder)
+    layout = Parallel(**parallel, distributed_optimizer=False)
+    config: Config = Config.model_construct(parallel=layout)
+    with groups.start(process, "cpu", layout, timeout_minutes=2) as place:
+        stage = model.build(manifest.architecture, parallel=layout, device="cpu",
+                            model=Model(precision="fp32", hidden_dropout=0, attention_dropout=0))
+        checkpoints.load_model(stage, folder)
+        wrapped = optimizer.wrap(stage, config)
+        stage.config.finalize_model_grads_func = finalize_model_grads
+        stage.config.grad_scale_func = None
+        wrapped.train()
+        wrapped.zero_grad_buffer()
+        batches = micro_batches(rows, row_tokens, weighting, rows_per_micro_batch, place.dp_rank, place.dp_size)
+        totals = step.run(wrapped, batches, weighting=weighting, place=place)
+        with torch.no_grad():
+            for parameter in stage.parameters():
+                parameter.copy_(parameter.main_grad)
+        if place.rank == 0:
+            Path(output).mkdir(parents=True)
+        torch.distributed.barrier()
+        dist_checkpointing.save({"model": stage.sharded_state_dict(metadata=checkpoints.metadata())}, output)
+        if place.rank == 0:
+            (Path(output) / "hf").symlink_to(folder / "hf")
+            rows_stored = model.padded_vocabulary(manifest.architecture.vocabulary, multiple=128, tp=layout.tp)
+            checkpoint_layout.Manifest(manifest.architecture, rows_stored, "float32").write(output)
+        return totals.loss
+
+
+def micro_batches(rows: list[list[tuple[list[int], list[bool]]]], row_tokens: int, weighting: str, size: int, dp_rank: int,
+                  dp_size: int) -> list[Any]:
+    """This rank's micro-batches of rows given as lists of documents (ids, supervised)."""
+    from megatron_ft.data.loader import Share, make_batch
+
+    documents = [document for row in rows for document in row]
+    numbers = iter(range(len(documents)))
+    numbered = [[next(numbers) for _ in row] for row in rows]
+    share = Share(len(rows), size, dp_rank, dp_size)
+    selection = _Documents(documents, row_tokens)
+    return [make_batch(selection, chosen, weighting=weighting) for chosen in share.micro_batches(numbered)]
+
+
+class _Documents:
+    """Stands for data.selection.Selection over documents in memory."""
+
+    end_of_text = 0
+
+    def __init__(self, documents: list[tuple[list[int], list[bool]]], row_tokens: int) -> None:
+        self.row_tokens, self._documents = row_tokens, documents
+
+    def document(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, supervised = self._documents[index]
+        return np.array(ids), np.array(supervised)
+
+    def identity(self, index: int) -> tuple[str, int]:
+        return "memory", index
+
+
+def train(process: Process, *, config: dict[str, Any], stop_after: int | None = None) -> None:
+    """A whole run, as `python -m megatron_ft.train` does it; with `stop_after` it dies after that many steps."""
+    from megatron_ft.training import loop, setup, step
+
+    checked = setup.prepare(parse(config), process)
+    if stop_after is None:
+        return loop.train(checked, "cpu")
+    original, done = step.train_step, []
+
+    def dying(*arguments: Any, **named: Any) -> Any:
+        if len(done) == stop_after:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*arguments, **named)
+
+    step.train_step = dying
+    try:
+        loop.train(checked, "cpu")
+    except KeyboardInterrupt:
+        return None
+    finally:
+        step.train_step = original
+    return None

@@ -1,0 +1,62 @@
+"""Logits against transformers: every family and variant, every layout; packed documents against documents alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megatron_ft import families
+from megatron_ft.conversion import verify
+from tests.small_models import VARIANTS
+
+LENGTHS = [17, 1, 5, 29, 2, 42]  # sums to 96: a multiple of tp for sequence parallelism
+TOLERANCE = 1e-4
+LAYOUTS = {"one rank": {}, "tp2": {"tp": 2}, "pp2": {"pp": 2}, "tp2 x pp2": {"tp": 2, "pp": 2},
+           "tp2 x pp2, sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
+           "tp2, sequence parallel": {"tp": 2, "sequence_parallel": True}}
+
+
+def ranks(parallel: dict) -> int:
+    return parallel.get("tp", 1) * parallel.get("pp", 1)
+
+
+def computed(pool, checkpoint, parallel: dict, lengths: list[int]) -> np.ndarray:
+    found = pool.run(ranks(parallel), "tests.training.programs:logits", checkpoint=str(checkpoint), parallel=parallel,
+                     lengths=lengths)
+    (only,) = [logits for logits in found if logits is not None]
+    return only
+
+
+@pytest.fixture(scope="module")
+def reference(bases):
+    """(family, variant) -> transformers' logits, each document alone."""
+    made = {}
+
+    def logits(family: str, variant: str) -> np.ndarray:
+        if (family, variant) not in made:
+            hf, _ = bases(family, variant)
+            made[family, variant] = verify.reference_logits(hf, families.architecture_of_folder(hf), LENGTHS).numpy()
+        return made[family, variant]
+
+    return logits
+
+
+@pytest.mark.parametrize("parallel", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("family, variant", VARIANTS)
+def test_logits_equal_transformers(pool, bases, reference, family, variant, parallel):
+    """The documents share a row here and are alone there, so this also shows that packed = alone."""
+    logits = computed(pool, bases(family, variant)[1], parallel, LENGTHS)
+    expected = reference(family, variant)
+    assert logits.shape == expected.shape
+    assert np.abs(logits - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("family, variant", [("starcoder", "mqa"), ("llama", "gqa")])
+def test_a_document_in_a_row_gives_the_logits_it_gives_alone(pool, bases, family, variant):
+    _, checkpoint = bases(family, variant)
+    together = computed(pool, checkpoint, {}, [31, 64])
+    alone = computed(pool, checkpoint, {}, [31])
+    assert np.abs(together[:31] - alone).max() < 1e-5
+    # verify draws its documents one after the other, so the longer row starts with the shorter one's tokens
+    shorter = computed(pool, checkpoint, {}, [31, 40])
+    assert np.abs(together[:71] - shorter).max() < 1e-5
