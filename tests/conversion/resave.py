@@ -25,13 +25,11 @@ def main(root: Path) -> None:
     from megatron.core import parallel_state
 
     from megatron_ft.runtime import groups
-    from megatron_ft.training import checkpoint
 
     with groups.start(process, chosen, Parallel(), timeout_minutes=5):
         check_names(root)
         for (tp, pp), names in SAVED.items():
             parallel_state.destroy_model_parallel()
-            checkpoint.METADATA.pop("dp_cp_group", None)  # megatron-core leaves the layout's group in the dict
             with groups.layout(Parallel(tp=tp, pp=pp), chosen):
                 for name in names:
                     resave(root, name, Parallel(tp=tp, pp=pp))
