@@ -43,7 +43,7 @@ class Limits:
     wall_s: float = 30.0
     """Seconds until the box is killed."""
     memory_bytes: int = 2 * 2**30
-    """Address space of each process."""
+    """Address space of each process, and resident memory of the box's processes together."""
     processes: int = 24
     """Processes and threads of the box together."""
     file_bytes: int = 64 * 2**20
@@ -80,7 +80,7 @@ class Sandbox:
         uid = unprivileged_uid(next(_uses)) if self.as_root else None
         inner = [*_limited(box.limits, _nproc(box.limits, uid)), *self._dropped(uid), *argv]
         if self.tool == "none":
-            return [*_environment(box), "--chdir=/tmp", *inner]
+            return [*_environment(box, "--chdir=/tmp"), *inner]
         first_to_die = ["/bin/sh", "-c", 'echo 1000 > /proc/self/oom_score_adj; exec "$@"', "sh"]
         draw = _bubblewrap if self.tool == "bubblewrap" else _unshare
         return [*first_to_die, *draw(box, self.as_root, inner)]
@@ -169,9 +169,9 @@ def _limited(limits: Limits, processes: int) -> list[str]:
             f"--fsize={limits.file_bytes}", f"--nofile={limits.open_files}", "--core=0", "--"]
 
 
-def _environment(box: Box) -> list[str]:
+def _environment(box: Box, *options: str) -> list[str]:
     settings = {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **box.environment}
-    return ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in settings.items())]
+    return ["/usr/bin/env", "-i", *options, *(f"{name}={value}" for name, value in settings.items())]
 
 
 def _system() -> tuple[dict[str, str], dict[str, str]]:

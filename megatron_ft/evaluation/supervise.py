@@ -11,14 +11,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation.sandbox import Box, Sandbox
+from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
 
 TAIL_BYTES = 4000
 READ_BYTES = 2**16
 DEATH_S = 5
+LOOK_EVERY_S = 0.2  # between two looks at a box's memory
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+KILLED = (128 + signal.SIGKILL, -signal.SIGKILL)
 OUT_OF_CPU = (128 + signal.SIGXCPU, -signal.SIGXCPU)
 
 
@@ -54,6 +58,7 @@ class Running:
 
     process: subprocess.Popen
     output: Stream
+    memory_bytes: int
     started: float = field(default_factory=time.monotonic)
 
     def status(self, within_s: float) -> int | None:
@@ -76,14 +81,14 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
     with tempfile.TemporaryFile() as source:
         source.write(stdin)
         source.seek(0)
-        running = _start(sandbox.command(box, list(argv)), source, keep, box.limits.output_bytes)
+        running = _start(sandbox.command(box, list(argv)), source, keep, box.limits)
     try:
         yield running
     finally:
         kill(running)
 
 
-def _start(command: list[str], source: IO[bytes], keep: Sequence[int], output_bytes: int) -> Running:
+def _start(command: list[str], source: IO[bytes], keep: Sequence[int], limits: Limits) -> Running:
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(command, stdin=source, stdout=writing, stderr=writing, pass_fds=tuple(keep),
@@ -93,24 +98,30 @@ def _start(command: list[str], source: IO[bytes], keep: Sequence[int], output_by
         raise EvaluationError(f"a box could not be started: {error}") from error
     finally:
         os.close(writing)
-    return Running(process, Stream(reading, output_bytes))
+    return Running(process, Stream(reading, limits.output_bytes), limits.memory_bytes)
 
 
-def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float) -> str:
+def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, guarded: Running | None = None) -> str:
     """Read the streams until those of `until` have ended.
 
     Returns:
-        "ended", "timeout" when the deadline (time.monotonic) came first, or "flood" when one wrote over its limit.
+        "ended", "timeout" when the deadline (time.monotonic) came first, "flood" when a stream went over its limit, or
+        "memory" when the processes of the guarded box did so together.
     """
+    looked = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for stream in streams:
             if stream.open:
                 selector.register(stream.descriptor, selectors.EVENT_READ, stream)
         while any(stream.open for stream in until):
             left = deadline - time.monotonic()
-            ready = selector.select(max(left, 0))
+            ready = selector.select(min(max(left, 0), LOOK_EVERY_S))
             if left <= 0:
                 return "timeout"
+            if guarded is not None and time.monotonic() - looked > LOOK_EVERY_S:
+                looked = time.monotonic()
+                if resident_bytes(guarded.process.pid) > guarded.memory_bytes:
+                    return "memory"
             for key, _ in ready:
                 selector.unregister(key.fd)
                 key.data.read()
@@ -119,6 +130,16 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float) -
                 if key.data.open:
                     selector.register(key.fd, selectors.EVENT_READ, key.data)
     return "ended"
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of a process and of all that descend from it; what ended meanwhile counts nothing."""
+    total = 0
+    with contextlib.suppress(OSError):
+        total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += sum(resident_bytes(int(child)) for child in (task / "children").read_text().split())
+    return total
 
 
 def kill(running: Running) -> None:

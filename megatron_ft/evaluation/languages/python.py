@@ -27,7 +27,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.sandbox import Box
-from megatron_ft.evaluation.supervise import OUT_OF_CPU, Running, Stream, started, watch
+from megatron_ft.evaluation.supervise import KILLED, OUT_OF_CPU, Running, Stream, started, watch
 from megatron_ft.evaluation.verdict import Verdict
 
 INSIDE = "/box/inside"
@@ -108,12 +108,13 @@ class Python(Language):
     @cached_property
     def _box(self) -> Box:
         """What programs and tests find: the interpreter, its libraries, numpy, and our two short scripts."""
-        shown = {str(SCRIPTS): INSIDE, sys.base_prefix: sys.base_prefix}
+        shown = {str(SCRIPTS): f"{INSIDE}/{SCRIPTS.name}", sys.base_prefix: sys.base_prefix}
         shown.update({str(_packages_folder() / name): f"{PACKAGES}/{name}" for name in CARRIED_PACKAGES
                       if (_packages_folder() / name).is_dir()})
         libraries = {str(Path(path).parent) for path in _loaded_libraries()}
         shown.update({folder: folder for folder in sorted(libraries) if not folder.startswith(sys.base_prefix)})
-        environment = dict(ENVIRONMENT)
+        places = (INSIDE, PACKAGES) if self.sandbox.tool != "none" else (SCRIPTS.parent, _packages_folder())
+        environment = {**ENVIRONMENT, "PYTHONPATH": ":".join(map(str, places))}
         if os.environ.get("LD_LIBRARY_PATH"):
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         return Box(shown, environment, self.limits)
@@ -130,34 +131,37 @@ class Python(Language):
             stack.callback(lambda: [os.close(end) for end in ours])
             verdict = Stream(report[0], limit=REPORT_BYTES, keep=REPORT_BYTES)
             stack.callback(lambda: verdict.open and os.close(verdict.descriptor))
-            program = stack.enter_context(started(self.sandbox, self._box, self._argv("program.py", calls[0],
-                                          answers[1]), stdin=source, keep=(calls[0], answers[1])))
-            tests = stack.enter_context(started(self.sandbox, self._box, self._argv("tests.py", answers[0], calls[1],
-                                        report[1]), stdin=json.dumps(job).encode(),
-                                        keep=(answers[0], calls[1], report[1])))
+            program = stack.enter_context(started(
+                self.sandbox, self._box, self._argv("program", calls[0], answers[1]), stdin=source,
+                keep=(calls[0], answers[1])))
+            tests = stack.enter_context(started(
+                self.sandbox, self._box, self._argv("tests", answers[0], calls[1], report[1]),
+                stdin=json.dumps(job).encode(), keep=(answers[0], calls[1], report[1])))
             while ours:  # the boxes have them now; an end kept here would hide that a box is gone
                 os.close(ours.pop())
             yield Case(program, tests, verdict, token)
 
     def _argv(self, script: str, *descriptors: int) -> list[str]:
-        boxed = self.sandbox.tool != "none"
-        folder, packages = (INSIDE, PACKAGES) if boxed else (SCRIPTS, _packages_folder())
-        return [_interpreter(), "-s", "-B", f"{folder}/{script}", str(packages), *map(str, descriptors)]
+        return [_interpreter(), "-s", "-B", "-m", f"{SCRIPTS.name}.{script}", *map(str, descriptors)]
 
     def _watch(self, case: Case, task_id: str) -> tuple[str, str] | None:
         """Status and reason of a running case; None when a box did not come up."""
         deadline = case.program.started + self.limits.wall_s
-        how = watch([case.program.output, case.tests.output, case.report], [case.report], deadline)
+        how = watch([case.program.output, case.tests.output, case.report], [case.report], deadline,
+                    guarded=case.program)
         if how == "timeout":
             return "timeout", f"not done after {self.limits.wall_s:g} s"
         if how == "flood":
             return "refused", f"wrote more than {self.limits.output_bytes} bytes"
+        if how == "memory":
+            return "refused", f"its processes used more than {self.limits.memory_bytes} bytes together"
         ready, _, said = case.report.text.partition("\n")
         status = case.tests.status(within_s=5)
         if said == case.token and status == 0:
             return "passed", ""
         ended = case.program.status(within_s=1)
-        if ended in OUT_OF_CPU or status in OUT_OF_CPU:
+        at_hard_limit = ended in KILLED and time.monotonic() - case.program.started > self.limits.cpu_s
+        if ended in OUT_OF_CPU or status in OUT_OF_CPU or at_hard_limit:
             return "timeout", f"used more than {self.limits.cpu_s:g} s of cpu time"
         return self._told(said if ready == "ready" else "", status, ended, task_id)
 

@@ -1,6 +1,6 @@
 """Runs one tested program in its box and answers calls of its functions.
 
-`program.py PACKAGES IN OUT`, the program's source on stdin.
+`python -m python_inside.program IN OUT`, the program's source on stdin.
 
 This process holds nothing worth reading: no test, no expected value, no token. The program may take over every line
 below; all that it gains is to answer calls, which is what it is there for.
@@ -13,7 +13,7 @@ import os
 import sys
 import types
 
-from wire import Channel, Ended, decode, encode
+from .wire import Channel, Ended, decode, encode
 
 NAME = "program"
 
@@ -61,11 +61,10 @@ def answer(scope: dict, message: dict) -> dict:
 
 def main() -> None:
     """Say that the box stands, then load the program and answer until the tests are over."""
-    channel = Channel(int(sys.argv[2]), int(sys.argv[3]))
+    channel = Channel(int(sys.argv[1]), int(sys.argv[2]))
     source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.path[0] = "/tmp"
-    sys.path.append(sys.argv[1])
+    del sys.path[1]  # this package's
     sys.argv[:] = [f"{NAME}.py"]
     channel.send({"ready": True})
     try:

@@ -1,4 +1,6 @@
-"""Runs one problem's tests in a box of their own: `tests.py PACKAGES IN OUT VERDICT`, the job as JSON on stdin.
+"""Runs one problem's tests in a box of their own.
+
+`python -m python_inside.tests IN OUT VERDICT`, the job as JSON on stdin.
 
 The tests call the program's functions over a pipe. What the program cannot reach from its own box: the tests, the
 values they expect, the token that is written after their last assert, and this process.
@@ -13,7 +15,7 @@ import os
 import sys
 import traceback
 
-from wire import Breach, Channel, Ended, NotCarriedError, Opaque, decode, encode, is_carried
+from .wire import Breach, Channel, Ended, NotCarriedError, Opaque, decode, encode, is_carried
 
 
 class Program:
@@ -151,9 +153,8 @@ def outcome(problem: BaseException, tests: str) -> dict:
 
 def main() -> None:
     """Run the job; write `ready`, then either the token or, as JSON, what happened."""
-    incoming, outgoing, verdict = map(int, sys.argv[2:5])
+    incoming, outgoing, verdict = map(int, sys.argv[1:4])
     job = json.loads(sys.stdin.buffer.read())
-    sys.path[0] = sys.argv[1]
     os.write(verdict, b"ready\n")
     program = Program(Channel(incoming, outgoing))
     try:

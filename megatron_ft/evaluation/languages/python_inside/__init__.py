@@ -1,0 +1,1 @@
+"""What runs inside the boxes of python programs; imports the standard library only."""

@@ -1,0 +1,191 @@
+"""Generation with a tiny random model: what a row gets does not depend on the rows beside it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_ft.errors import CheckpointError, ConfigError, EvaluationError
+from megatron_ft.evaluation import model_folder
+from megatron_ft.evaluation.generation import Completion, Request, Row, Sampling, batches, generate
+from megatron_ft.evaluation.model_folder import Model
+from megatron_ft.evaluation.sampling import SeededSampling, nucleus
+from tests.evaluation import tiny
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=20, seed=0)
+SAMPLED = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=20, seed=3)
+PROMPTS = ["def", "def double(x):\n", "Question: Write a Python function that gives\n\nAnswer:\n", "    return x", "if x"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return model_folder.load(str(folder), device="cpu", dtype="auto")
+
+
+def requests(samples: int = 1) -> list[Request]:
+    return [Request(f"Own/{number}", sample, text, "double")
+            for number, text in enumerate(PROMPTS) for sample in range(samples)]
+
+
+def run(model: Model, wanted: list[Request], sampling: Sampling, size: int, is_complete=lambda text, name: False
+        ) -> list[Completion]:
+    return generate(model, wanted, sampling, batch_size=size, is_complete=is_complete)[0]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_batched_equals_one_by_one(model: Model, sampling: Sampling) -> None:
+    wanted = requests(1 if sampling is GREEDY else 2)
+    alone = run(model, wanted, sampling, 1)
+    assert run(model, wanted, sampling, 3) == alone
+    assert run(model, wanted, sampling, 16) == alone
+    assert len({completion.text for completion in alone}) > 3
+
+
+def test_greedy_is_what_a_plain_loop_gives(model: Model) -> None:
+    for request, completion in zip(requests(), run(model, requests(), GREEDY, 4), strict=True):
+        ids = model.tokenizer(request.prompt)["input_ids"]
+        new: list[int] = []
+        while len(new) < GREEDY.max_new_tokens and 0 not in new:
+            with torch.no_grad():
+                new.append(int(model.network(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        assert completion.tokens == len(new)
+        assert completion.text == model.tokenizer.decode([number for number in new if number])
+
+
+def test_samples_of_one_problem_differ_and_repeat_with_their_seed(model: Model) -> None:
+    wanted = [Request("Own/0", sample, "def", "double") for sample in range(6)]
+    first = run(model, wanted, SAMPLED, 6)
+    assert len({completion.text for completion in first}) > 3
+    assert run(model, wanted[2:4], SAMPLED, 2) == first[2:4]
+    assert run(model, wanted, Sampling(1.0, 0.95, 20, seed=4), 6) != first
+
+
+def test_sampling_draws_from_the_distribution() -> None:
+    scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(4000, 4)
+    drawn = SeededSampling(range(4000), 1.0, 0.9, torch.device("cpu"))(torch.empty(0), scores).argmax(-1)
+    share = {token: count / 4000 for token, count in Counter(drawn.tolist()).items()}
+    assert share.get(3, 0) == 0
+    assert share[0] == pytest.approx(0.5 / 0.95, abs=0.03)
+    assert share[2] == pytest.approx(0.15 / 0.95, abs=0.03)
+
+
+def test_a_nucleus_keeps_the_token_that_crosses_its_edge() -> None:
+    kept = nucleus(torch.tensor([[0.1, 0.6, 0.3]]), 0.61)
+    assert kept.tolist() == [[0.0, pytest.approx(0.6), pytest.approx(0.3)]]
+
+
+def test_an_answer_ends_when_the_rest_would_be_cut(model: Model) -> None:
+    whole = run(model, requests(), GREEDY, 4)
+    ended = run(model, requests(), GREEDY, 4, lambda text, name: len(text) > 5)
+    for long, short in zip(whole, ended, strict=True):
+        assert short.finish == "stop" or short == long
+        assert long.text.startswith(short.text)
+    assert any(completion.finish == "stop" and completion.tokens == 8 for completion in ended)
+
+
+def test_a_row_without_room_gets_what_is_left_whatever_is_beside_it(model: Model) -> None:
+    crowded = Request("Own/9", 0, "def " * ((tiny.POSITIONS - 10) // 2), "double")
+    left = tiny.POSITIONS - len(model.tokenizer(crowded.prompt)["input_ids"])
+    assert 0 < left < GREEDY.max_new_tokens
+    wanted = [*requests(), crowded]
+    completions, report = generate(model, wanted, GREEDY, batch_size=8, is_complete=lambda text, name: False)
+    assert report.capped == 1
+    assert completions[-1].tokens <= left
+    assert completions[:-1] == run(model, requests(), GREEDY, 8)
+
+
+def test_a_prompt_that_leaves_no_room_is_an_error(model: Model) -> None:
+    with pytest.raises(EvaluationError, match="Own/9: its prompt has .* tokens and the model 160 positions"):
+        run(model, [Request("Own/9", 0, "if " * tiny.POSITIONS, "double")], GREEDY, 1)
+
+
+def test_batches_hold_rows_of_the_same_room_longest_first() -> None:
+    rows = [Row(Request(f"Own/{number}", 0, "", ""), [1] * length, room)
+            for number, (length, room) in enumerate([(3, 9), (7, 9), (5, 9), (8, 4), (4, 9)])]
+    assert [[len(row.ids) for row in batch] for batch in batches(rows, 3)] == [[8], [7, 5, 4], [3]]
+
+
+def test_the_report_counts_tokens(model: Model) -> None:
+    completions, report = generate(model, requests(), GREEDY, batch_size=8, is_complete=lambda text, name: False)
+    assert report.as_dict()["tokens"] == sum(completion.tokens for completion in completions)
+    assert report.as_dict()["tokens_per_s"] > 0
+
+
+def test_a_leading_space_is_kept_with_sentencepiece() -> None:
+    """Such a tokenizer drops the space of the first word it decodes, so an answer is decoded with its prompt."""
+    from megatron_ft.evaluation.generation import _text
+
+    class Tokenizer:
+        def decode(self, ids: list[int], **_: object) -> str:
+            return "".join(["▁def", "▁f", ":", "▁return"][number] for number in ids).replace("▁", " ").strip()
+
+    model = Model(network=None, tokenizer=Tokenizer(), end_ids=(9,), positions=None)
+    assert _text(model, [0, 1, 2], [3]) == " return"
+
+
+@pytest.mark.parametrize(("removed", "message"), [
+    ("config.json", "has no config.json: it is no Hugging Face folder"),
+    ("model.safetensors", "has no weights .*was it copied whole"),
+    ("tokenizer.json", "has no tokenizer .*copy the one"),
+])
+def test_an_incomplete_folder_says_what_it_lacks(tmp_path: Path, folder: Path, removed: str, message: str) -> None:
+    for path in folder.iterdir():
+        if path.name != removed:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match=message):
+        model_folder.check(str(tmp_path))
+
+
+def test_a_megatron_checkpoint_is_sent_to_the_converter(tmp_path: Path) -> None:
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("5")
+    with pytest.raises(CheckpointError, match=r"convert it with convert/megatron_to_hf.py"):
+        model_folder.check(str(tmp_path))
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(CheckpointError, match="--model: there is no folder /no/such/model; give a Hugging Face folder"):
+        model_folder.check("/no/such/model")
+    assert model_folder.check("bigcode/starcoderbase-1b") is False
+
+
+def changed_copy(folder: Path, place: Path, **config: object) -> str:
+    for path in folder.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    text = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**text, **config}))
+    return str(place)
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    ({"n_layer": 3}, "lacks .* weights that its config.json asks for, such as .*; they would be random"),
+    ({"model_type": "unheard-of"}, "cannot be loaded"),
+    ({"model_type": "unheard-of", "auto_map": {"AutoConfig": "own.Config"}}, "cannot be loaded"),
+    ({"vocab_size": 200}, "cannot be loaded|do not belong together|lacks"),
+])
+def test_a_folder_that_would_give_a_wrong_model_is_refused(folder: Path, tmp_path: Path, config: dict, message: str
+                                                           ) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        model_folder.load(changed_copy(folder, tmp_path, **config), device="cpu", dtype="auto")
+
+
+def test_a_config_that_is_no_json_is_refused(folder: Path, tmp_path: Path) -> None:
+    changed_copy(folder, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="config.json is not JSON"):
+        model_folder.check(str(tmp_path))
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="--device: cuda is not available here; use cpu or auto"):
+        model_folder.choose_device("cuda")
+    assert model_folder.choose_device("auto") == "cpu"

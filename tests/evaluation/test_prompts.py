@@ -1,0 +1,55 @@
+"""Prompts, byte for byte: HumanEvalPack's public formulas written out with the fields in place."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_ft.data import templates
+from megatron_ft.data.example import Example
+from megatron_ft.errors import ConfigError
+from megatron_ft.evaluation import benchmark
+from megatron_ft.evaluation.prompts import base, prompt
+from tests.evaluation.problems import TEST, make_problem
+
+INSTRUCTION = "Write a Python function `double(x)` that gives twice x."
+PROMPT = 'def double(x):\n    """Twice x."""\n'
+FIX = "def double(x):\n    return x * 3\n\n" + TEST
+
+EXPECTED = {
+    ("synthesize", "octocoder"): f'Question: {INSTRUCTION}\n\nAnswer:\ndef double(x):\n    """Twice x."""',
+    ("synthesize", "instruct"): f'{INSTRUCTION}\n\ndef double(x):\n    """Twice x."""',
+    ("synthesize", "continue"): 'def double(x):\n    """Twice x."""',
+    ("fixtests", "octocoder"): f"Question: Fix bugs in double.\n{FIX}\n\nAnswer:\ndef double(x):",
+    ("fixtests", "instruct"): f"{FIX}\nFix bugs in double.\n\ndef double(x):",
+}
+
+
+@pytest.mark.parametrize(("scenario", "style"), EXPECTED)
+def test_a_prompt_is_exactly_the_public_one(scenario: str, style: str) -> None:
+    assert prompt(make_problem(), scenario, style) == EXPECTED[scenario, style]
+
+
+def test_every_prompt_of_humanevalpack_is_exactly_the_public_one(humanevalpack) -> None:
+    for problem in benchmark.read(humanevalpack).problems:
+        assert prompt(problem, "synthesize", "octocoder") == (
+            f"Question: {problem.instruction}\n\nAnswer:\n{problem.prompt}".strip())
+        code = problem.declaration + problem.buggy_solution + "\n" + problem.test
+        assert prompt(problem, "fixtests", "octocoder") == (
+            f"Question: Fix bugs in {problem.entry_point}.\n{code}\n\nAnswer:\n{problem.declaration}".strip())
+
+
+def test_an_evaluation_prompt_is_how_the_training_text_of_its_solution_begins() -> None:
+    problem = make_problem()
+    example = Example(problem.instruction, "\n" + problem.prompt + problem.canonical_solution)
+    trained = "".join(segment.text for segment in templates.get("octocoder").segments(example))
+    assert trained.startswith(prompt(problem, "synthesize", "octocoder"))
+
+
+def test_continue_refuses_to_repair() -> None:
+    with pytest.raises(ConfigError, match="--prompt-style: continue has no place for the code to repair"):
+        prompt(make_problem(), "fixtests", "continue")
+
+
+def test_an_unknown_scenario_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="--scenario: 'guess' is unknown; use one of synthesize, fixtests"):
+        base(make_problem(), "guess")

@@ -1,0 +1,155 @@
+"""The whole command: what it writes, what it refuses, how it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_ft.errors import ConfigError, EvaluationError
+from megatron_ft.evaluation import execution, settings
+from megatron_ft.evaluation.execution import Attempt
+from megatron_ft.evaluation.languages.python import Python
+from megatron_ft.evaluation.run import evaluate
+from megatron_ft.evaluation.verdict import Verdict
+from tests.evaluation import tiny
+from tests.evaluation.problems import make_problem
+
+ROOT = Path(__file__).parents[2]
+PROBLEMS = [make_problem(), make_problem(task_id="Own/1", test="def check(f):\n    assert f(3) == 6\ncheck(double)")]
+
+
+def arguments(benchmark: Path, output: Path, *more: str) -> list[str]:
+    return ["--benchmark", str(benchmark), "--output", str(output), "--scenario", "synthesize", *more]
+
+
+def run(benchmark: Path, output: Path, *more: str) -> dict:
+    return evaluate(settings.parse(arguments(benchmark, output, *more)))
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_own_solutions_are_scored(python: Python, write_benchmark, tmp_path: Path,
+                                  capsys: pytest.CaptureFixture) -> None:
+    benchmark = write_benchmark(*PROBLEMS)
+    assert run(benchmark, tmp_path / "right", "--solutions", "canonical")["pass@k"] == {"1": 1.0}
+    assert "pass@1" in capsys.readouterr().out
+    assert run(benchmark, tmp_path / "wrong", "--solutions", "buggy")["pass@k"] == {"1": 0.0}
+    result = json.loads((tmp_path / "wrong" / "summary.json").read_text())
+    assert (result["language"], result["scenario"], result["problems"], result["samples"]) == (
+        "python", "synthesize", 2, 2)
+    assert result["verdicts"]["failed"] == 2
+    assert result["settings"]["solutions"] == "buggy"
+    assert len(result["benchmark"]["sha256"]) == 64
+    assert result["versions"]["python"] == sys.version.split()[0]
+    assert result["toolchain"]["python"] == sys.version.split()[0]
+
+
+def test_a_model_is_evaluated(python: Python, write_benchmark, tmp_path: Path) -> None:
+    model = tiny.write(tmp_path / "model")
+    result = run(write_benchmark(*PROBLEMS), tmp_path / "out", "--model", str(model), "--samples", "3",
+                 "--temperature", "0.8", "--max-new-tokens", "12", "--device", "cpu")
+    samples, results = rows(tmp_path / "out" / "samples.jsonl"), rows(tmp_path / "out" / "results.jsonl")
+    expected = [(task_id, sample) for task_id in ("Own/0", "Own/1") for sample in range(3)]
+    for lines in (samples, results):
+        assert [(row["task_id"], row["sample"]) for row in lines] == expected
+    assert set(samples[0]) == {"task_id", "sample", "completion", "tokens", "finish", "program"}
+    assert set(results[0]) == {"task_id", "sample", "status", "reason", "seconds", "output", "program_sha256"}
+    assert set(result["pass@k"]) == {"1", "3"}
+    assert result["generation"]["samples"] == 6
+    assert sum(result["verdicts"].values()) == 6
+
+
+def test_a_program_that_repeats_is_run_once() -> None:
+    judged = []
+
+    class Counted:
+        def judge(self, problem, base, program):
+            judged.append((problem.task_id, program))
+            return Verdict("passed" if program == "right" else "failed", "", 0.0, "")
+
+    attempts = [Attempt(problem, sample, program) for problem in PROBLEMS
+                for sample, program in enumerate(["right", "wrong", "right", "right"])]
+    verdicts = execution.execute(attempts, Counted(), "synthesize", workers=3)
+    assert sorted(judged) == [(task, program) for task in ("Own/0", "Own/1") for program in ("right", "wrong")]
+    assert [verdict.passed for verdict in verdicts] == [True, False, True, True] * 2
+
+
+def test_nothing_is_left_when_a_run_breaks(python: Python, write_benchmark, tmp_path: Path) -> None:
+    broken = make_problem(task_id="Own/2", test="assert (")
+    with pytest.raises(EvaluationError, match="Own/2: its own text does not run"):
+        run(write_benchmark(*PROBLEMS, broken), tmp_path / "results" / "out", "--solutions", "canonical")
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_an_output_that_exists_is_not_touched(write_benchmark, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--output: .* exists already"):
+        run(write_benchmark(*PROBLEMS), tmp_path, "--solutions", "canonical")
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({}, "--model, --solutions: exactly one of them is needed, neither was given"),
+    ({"model": "m", "solutions": "buggy"}, "exactly one of them is needed, both were given"),
+    ({"model": "m", "samples": 0}, "--samples: 0 is too small; use 1 or more"),
+    ({"model": "m", "batch_size": 0}, "--batch-size: 0 is too small"),
+    ({"model": "m", "temperature": -1.0}, "--temperature, --top-p: -1 and 0.95 cannot be sampled with"),
+    ({"model": "m", "top_p": 0.0}, "--temperature, --top-p: 0 and 0 cannot be sampled with"),
+    ({"model": "m", "timeout_s": 0.0}, "--timeout-s: 0 leaves a program no time"),
+    ({"model": "m", "samples": 5}, "--samples: 5 samples at temperature 0 would all be the same"),
+    ({"solutions": "buggy", "samples": 5}, "--samples: a benchmark has one buggy solution per problem"),
+])
+def test_settings_that_cannot_work_are_refused(changed: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings.Settings(**{"benchmark": "b", "output": "o", "scenario": "synthesize", **changed})
+
+
+def test_every_setting_is_an_option_with_its_default() -> None:
+    parsed = settings.parse(arguments(Path("b"), Path("o"), "--model", "m", "--top-p", "0.5"))
+    assert parsed == dataclasses.replace(
+        settings.Settings(benchmark="b", output="o", scenario="synthesize", model="m"), top_p=0.5)
+
+
+def command(*more: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "megatron_ft.evaluate", *more], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+
+
+def test_the_exit_code_tells_the_truth(python: Python, write_benchmark, tmp_path: Path) -> None:
+    benchmark = write_benchmark(*PROBLEMS)
+    done = command(*arguments(benchmark, tmp_path / "out", "--solutions", "canonical"))
+    assert done.returncode == 0, done.stderr
+    assert "1.0000" in done.stdout
+    again = command(*arguments(benchmark, tmp_path / "out", "--solutions", "canonical"))
+    assert again.returncode == 2
+    assert again.stderr.splitlines()[-1].startswith("error: ConfigError: --output: ")
+    unknown = command(*arguments(benchmark, tmp_path / "more", "--solutions", "canonical", "--language", "cobol"))
+    assert unknown.returncode == 2
+    assert "'cobol' cannot be executed here; use one of python" in unknown.stderr
+
+
+def test_help_and_own_solutions_need_no_torch() -> None:
+    code = ("import sys\nfrom megatron_ft import evaluate\n"
+            "assert not {'torch', 'transformers', 'megatron'} & set(sys.modules), sorted(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+
+@pytest.mark.slow
+def test_humanevalpack_s_canonical_solutions_all_pass(python: Python, humanevalpack: Path, tmp_path: Path) -> None:
+    result = run(humanevalpack, tmp_path / "out", "--solutions", "canonical")
+    assert result["verdicts"]["passed"] == result["problems"] == 164
+
+
+@pytest.mark.slow
+def test_humanevalpack_s_buggy_solutions_all_fail(python: Python, humanevalpack: Path, tmp_path: Path) -> None:
+    result = evaluate(settings.parse([
+        "--benchmark", str(humanevalpack), "--output", str(tmp_path / "out"), "--scenario", "fixtests",
+        "--solutions", "buggy", "--timeout-s", "3"]))
+    assert result["verdicts"]["passed"] == 0
+    assert result["problems"] == 164
