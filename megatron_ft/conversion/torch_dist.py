@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,8 +142,6 @@ class TorchDistWriter:
         self._close_file()
         torch.save(self._common, self._folder / COMMON_FILE)
         metadata = Metadata(state_dict_metadata=self._tensors, storage_data=self._places, version=CURRENT_DCP_VERSION)
-        import pickle
-
         (self._folder / METADATA_FILE).write_bytes(pickle.dumps(metadata))
         (self._folder / FORMAT_FILE).write_text(json.dumps(_FORMAT), encoding="utf-8")
 

@@ -13,6 +13,9 @@ from megatron_ft.families.rules import QKV, Gated, Ignored, Rows, Same
 NAME = "llama"
 HF_MODEL_TYPES = ("llama",)
 
+_UNUSED_KEYS = frozenset({"max_sequence_length"})
+"""In the first LLaMA conversions, beside max_position_embeddings, which is what transformers reads."""
+
 _LLAMA31_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                  "original_max_position_embeddings": 8192}
 
@@ -116,7 +119,7 @@ def architecture(hf: Mapping[str, Any], *, where: str = "config.json") -> Archit
         position_embedding="rope", rope=read_rope(reader), hidden_dropout=0.0,
         attention_dropout=reader.number("attention_dropout", 0.0),
         initializer_range=reader.number("initializer_range", 0.02))
-    reader.finish()
+    reader.finish(_UNUSED_KEYS)
     return read
 
 
