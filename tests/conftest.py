@@ -36,3 +36,16 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
         return made[family, variant]
 
     return base
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefix of 200 random prompt-answer documents of 2 to 34 tokens, ids below 200."""
+    import numpy as np
+
+    from tests.data.small_datasets import write_dataset
+
+    random = np.random.RandomState(0)
+    documents = [[(random.randint(1, 200, random.randint(1, 15)).tolist(), False),
+                  (random.randint(1, 200, random.randint(1, 20)).tolist() + [0], True)] for _ in range(200)]
+    return write_dataset(tmp_path_factory.mktemp("dataset") / "documents", documents, vocabulary=200)

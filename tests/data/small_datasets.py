@@ -16,15 +16,16 @@ VOCABULARY = 1000
 Segments = Sequence[tuple[Sequence[int], bool]]
 
 
-def write_dataset(prefix: Path, documents: Sequence[Segments], *, tokenizer: str = "test") -> Path:
+def write_dataset(prefix: Path, documents: Sequence[Segments], *, tokenizer: str = "test",
+                  vocabulary: int = VOCABULARY) -> Path:
     """Write a finished dataset; each document is its segments."""
-    writer = Writer(prefix, vocabulary=VOCABULARY)
+    writer = Writer(prefix, vocabulary=vocabulary)
     for segments in documents:
         writer.add(np.array([token for ids, _ in segments for token in ids]),
                    np.array([len(ids) for ids, _ in segments]), np.array([int(mode) for _, mode in segments]))
     writer.finish()
     Manifest(template="octocoder", counts={}, dropped={}, inputs=[], versions={},
-             tokenizer={"fingerprint": tokenizer, "vocabulary": VOCABULARY, "end_of_text": END_OF_TEXT},
+             tokenizer={"fingerprint": tokenizer, "vocabulary": vocabulary, "end_of_text": END_OF_TEXT},
              bin_file=describe_file(with_suffix(prefix, ".bin")), idx_file=describe_file(with_suffix(prefix, ".idx")),
              ).write(with_suffix(prefix, ".json"))
     return prefix
