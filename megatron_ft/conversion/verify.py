@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ def verify(hf: str | Path, checkpoint: str | Path, *, tolerance: float, tokens: 
         raise ConfigError(f"--tp {tp} x --pp {pp} takes {tp * pp} processes, but {process.size} run; start it with "
                           f"`torchrun --nproc-per-node {tp * pp} convert/verify.py ...`")
     log.setup(rank=process.rank)
+    warnings.filterwarnings("ignore", module=r"megatron\.core|torch")
     folder, architecture = checked(hf, checkpoint)
     documents = document_lengths(tokens, longest=architecture.positions)
     chosen = device.prepare(Runtime(device=device_setting), process)
