@@ -97,12 +97,13 @@ def test_skipped_rows_are_counted_by_reason_with_their_lines(folder, tmp_path):
     assert f"2 rows dropped: invalid JSON (first: {source}:3, {source}:7)" in text
 
 
-LENGTHS = [{"inputs": "a", "outputs": "x" * size} for size in (5, 50, 5)]  # each plus 21 tokens: 20 of the prompt, the end
+# A document has 22 tokens more than its outputs: 20 of the prompt, a space, the end.
+LENGTHS = [{"inputs": "a", "outputs": "x" * size} for size in (5, 50, 5)]
 
 
 def test_long_documents_stop_are_dropped_or_cut(folder, tmp_path):
     source = write_rows(tmp_path / "a.jsonl", LENGTHS)
-    with pytest.raises(DataError, match=r"a.jsonl:2: the document has \d+ tokens, --max-length is 40; .*--on-long=drop"):
+    with pytest.raises(DataError, match=r"a.jsonl:2: the document has 72 tokens, --max-length is 40; .*--on-long=drop"):
         build([source], tmp_path / "stop", Recipe(folder, "octocoder", on_bad_row="skip", max_length=40))
     dropped = build([source], tmp_path / "drop", Recipe(folder, "octocoder", max_length=40, on_long="drop"))
     assert dropped.dropped == {"longer than --max-length": {"rows": 1, "first": [f"{source}:2"]}}
