@@ -1,0 +1,54 @@
+"""The plan: its arithmetic, its derivations as text, and every layout that it must refuse, with advice that works."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from megatron_ft import families
+from megatron_ft.config import parse
+from megatron_ft.errors import ConfigError
+from megatron_ft.training.plan import make
+
+
+def planned(preset="starcoderbase", processes=128, rows_per_epoch=1000, **overrides):
+    tree = {"run": {"dir": "r", "epochs": 2}, "load": {"from": "b"}, "data": {"train": ["p"], "rows_per_step": 128},
+            "parallel": {"tp": 4, "pp": 4}}
+    for name, value in overrides.items():
+        section, field = name.split("__")
+        tree.setdefault(section, {})[field] = value
+    return make(parse(tree), families.preset(preset), processes=processes, rows_per_epoch=rows_per_epoch)
+
+
+def test_the_published_starcoder_layout():
+    plan = planned(processes=64)
+    assert (plan.dp, plan.micro_batches, plan.steps, plan.warmup_steps) == (4, 32, 16, 1)
+    assert plan.lines()[:3] == ["64 processes = 4 tp x 4 pp x 4 dp",
+                                "128 rows/step = 1 row/micro-batch x 4 dp x 32 micro-batches",
+                                "262,144 tokens/step = 128 rows x 2048 tokens"]
+
+
+def test_epochs_round_up_to_whole_steps():
+    assert planned(rows_per_epoch=129, run__epochs=1).steps == 2
+
+
+@pytest.mark.parametrize("overrides, words", [
+    ({"processes": 60}, "60 processes cannot be split into tp=4 x pp=4.* start 48 or 64 processes"),
+    ({"processes": 3}, "3 processes cannot be split.* start 16 processes"),
+    ({"parallel__tp": 5, "processes": 20}, "5 does not divide the 48 attention heads of starcoder; use one of \\[1, 2, 3, 4, 6"),
+    ({"parallel__pp": 3, "processes": 12}, "3 does not divide the 40 layers of starcoder; use one of \\[1, 2, 4, 5"),
+    ({"processes": 48}, "data.rows_per_step: 128 is not a multiple of 1 row/micro-batch x 3 dp = 3; use 126 or 129"),
+    ({"optim__warmup_steps": 16}, "16 leaves nothing of the run's 16 steps"),
+    ({"parallel__sequence_parallel": True, "data__row_tokens": 2046}, "2046 is not a multiple of parallel.tp=4.* use 2044 or 2048"),
+])
+def test_what_cannot_be_split_is_refused_with_advice(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        planned(**overrides)
+
+
+def test_key_value_heads_and_tp_must_divide_one_another():
+    llama = dataclasses.replace(families.preset("llama2-7b"), heads=12, groups=4)
+    tree = {"run": {"dir": "r", "steps": 9}, "load": {"from": "b"}, "data": {"train": ["p"]}, "parallel": {"tp": 6}}
+    with pytest.raises(ConfigError, match="6 and the 4 key/value heads of llama.* use one of \\[1, 2, 4, 12\\]"):
+        make(parse(tree), dataclasses.replace(llama, ffn=12 * 900), processes=6, rows_per_epoch=9)
