@@ -182,3 +182,10 @@ def test_the_real_rows_become_documents(tokenizer, tokens, supervised, tmp_path)
         assert ours.decode(ids[len(ours.begin):-1].tolist()).endswith(row["completion"])
         assert ids[-1] == ours.end_of_text
         assert is_answer[-1]
+
+
+def test_preprocessing_needs_neither_torch_nor_transformers(folder):
+    code = (f"import sys; from megatron_ft.data import build, report, tokenizer; tokenizer.load({folder!r}); "
+            "print([name for name in ('torch', 'transformers', 'megatron') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
