@@ -34,7 +34,7 @@ class Outcome:
     verdicts: Sequence[Verdict]
     generation: Mapping[str, float] | None
     toolchain: Mapping[str, str]
-    sandbox: str
+    sandbox: Mapping[str, object]
 
 
 def counts(outcome: Outcome) -> dict[str, tuple[int, int]]:
@@ -62,7 +62,7 @@ def summary(outcome: Outcome) -> dict:
         "settings": asdict(outcome.settings),
         "benchmark": {"path": str(outcome.benchmark.path), "sha256": outcome.benchmark.sha256,
                       "problems": len(outcome.benchmark.problems)},
-        "sandbox": outcome.sandbox,
+        "sandbox": dict(outcome.sandbox),
         "toolchain": dict(outcome.toolchain),
         "versions": versions(),
     }

@@ -45,7 +45,7 @@ def evaluate(settings: Settings) -> dict:
             own_solutions(settings, problems) if settings.solutions else generated(settings, problems, prompts, kind))
         verdicts = execute(attempts, language, settings.scenario, workers=settings.workers or cores())
         result = report.write(report.Outcome(settings, benchmark, attempts, completions, verdicts, figures, toolchain,
-                                             str(box)), folder)
+                                             asdict(box)), folder)
     report.show(result)
     log.get().info(f"written to {output}")
     return result

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -183,14 +185,32 @@ def test_an_orphan_in_a_session_of_its_own_is_killed(boxes: Sandbox) -> None:
               f"        os.execlp('sleep', 'sleep', '3600.{marker}')\n    os._exit(0)\n"
               "time.sleep(0.3)\ndef double(x):\n    return x * 2")
     assert Python(boxes, LIMITS).judge(make_problem(), "", orphan).passed
-    deadline = time.monotonic() + 3
-    while alive(marker) and time.monotonic() < deadline:
+    wait_until(lambda: not alive(marker))
+
+
+def test_boxes_die_with_a_killed_evaluator(boxes: Sandbox) -> None:
+    marker = f"{os.getpid()}{time.monotonic_ns()}"
+    sleeper = f"import os\nos.execlp('sleep', 'sleep', '3600.{marker}')"
+    script = ("from megatron_ft.evaluation.languages.python import Python\n"
+              "from megatron_ft.evaluation.sandbox import Limits, Sandbox\n"
+              "from tests.evaluation.problems import make_problem\n"
+              f"Python({boxes!r}, Limits()).judge(make_problem(), '', {sleeper!r})")
+    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2]) as evaluator:
+        wait_until(lambda: f"sleep\0{3600}.{marker}\0" in alive(marker))
+        evaluator.kill()
+    wait_until(lambda: not alive(marker))
+
+
+def wait_until(happens, within_s: float = 10) -> None:
+    """Wait for a condition; fail when it does not come."""
+    deadline = time.monotonic() + within_s
+    while not happens():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert alive(marker) == []
 
 
 def alive(marker: str) -> list[str]:
-    """Processes of this machine with a marker in their command line."""
+    """The command lines of this machine's processes that hold a marker."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -16,7 +16,8 @@ from tests.evaluation.problems import make_problem
 
 ORDINARY = 12345
 LOOK = ("id -u; ls / | tr '\\n' ' '; echo; touch /usr/x /x 2>/dev/null && echo writable; "
-        "unshare --user true 2>/dev/null && echo namespace; ls /sys /proc /root /home 2>/dev/null | wc -l; ulimit -u")
+        "unshare --user true 2>/dev/null && echo namespace; "
+        "ls /sys /proc /root /home 2>/dev/null | wc -l; prlimit --nproc -o SOFT --noheadings")
 
 
 def test_the_first_tool_that_works_is_taken(boxes: Sandbox) -> None:
@@ -29,13 +30,13 @@ def test_a_box_of_an_ordinary_user_holds_as_well(tool: str) -> None:
     command = Sandbox(tool, as_root=False).command(Box(), ["/bin/sh", "-c", LOOK])
     done = subprocess.run([*lower, *command], capture_output=True, text=True, timeout=20, check=False)
     if done.returncode:
-        known = "CI" in os.environ
-        (pytest.fail if known else pytest.skip)(f"{tool} as an ordinary user: {done.stderr.strip()}")
+        give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        give_up(f"{tool} as an ordinary user: {done.stderr.strip()}")
     uid, names, found, processes = done.stdout.splitlines()
     assert uid == "65534"
     assert set(names.split()) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "sbin", "tmp", "usr"}
     assert found == "0"
-    assert processes == str(Limits().processes)
+    assert processes.strip() == str(Limits().processes)
 
 
 def test_a_box_shows_what_it_is_given_and_no_more(boxes: Sandbox, tmp_path) -> None:

@@ -163,16 +163,14 @@ class Python(Language):
         at_hard_limit = ended in KILLED and time.monotonic() - case.program.started > self.limits.cpu_s
         if ended in OUT_OF_CPU or status in OUT_OF_CPU or at_hard_limit:
             return "timeout", f"used more than {self.limits.cpu_s:g} s of cpu time"
-        return self._told(said if ready == "ready" else "", status, ended, task_id)
+        return self._told(said, status, ended, task_id) if ready == "ready" else None
 
     def _told(self, said: str, status: int | None, ended: int | None, task_id: str) -> tuple[str, str] | None:
-        """What the tests reported, in the words of a verdict."""
-        if not said and status != 0:
-            return "failed", f"the tests ended without a verdict (exit status {status})"
+        """What the tests reported, in the words of a verdict; None if the program's box did not come up."""
         try:
             told = json.loads(said)
         except ValueError:
-            return None
+            return "failed", f"the tests ended without a verdict (exit status {status})"
         if told["kind"] == "not started":
             return None
         if told["kind"] == "broken":
