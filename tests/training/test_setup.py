@@ -1,0 +1,149 @@
+"""What a run refuses before it touches a device; what its command prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from megatron_ft.config import parse
+from megatron_ft.errors import CheckpointError, ConfigError, DataError
+from megatron_ft.runtime.device import Process
+from megatron_ft.training import setup
+from tests.data.small_datasets import write_dataset
+from tests.training.runs import STEPS, config, curve, tensors
+
+
+
+def prepared(tree: dict, *, ranks: int = 1) -> setup.Setup:
+    return setup.prepare(parse(tree), Process(0, ranks, 0, ranks, "127.0.0.1", 0))
+
+
+@pytest.fixture
+def settings(bases, dataset, tmp_path):
+    return config(bases("starcoder", "mqa")[1], dataset, tmp_path / "run")
+
+
+def test_more_ranks_than_the_layout(settings):
+    settings["parallel"] = {"tp": 2}
+    with pytest.raises(ConfigError, match="3 processes cannot be split into tp=2 x pp=1: 2 ranks .* start 2 or 4 processes"):
+        prepared(settings, ranks=3)
+
+
+def test_tp_that_does_not_divide_the_heads(settings):
+    settings["parallel"] = {"tp": 4}
+    with pytest.raises(ConfigError, match=r"parallel.tp: 4 does not divide the 6 attention heads of starcoder; use one of \[1, 2"):
+        prepared(settings, ranks=4)
+
+
+def test_a_base_model_that_is_not_there(settings, tmp_path):
+    settings["load"]["from"] = str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
+        prepared(settings)
+
+
+def test_an_unfinished_base_model(settings, tmp_path):
+    shutil.copytree(settings["load"]["from"], tmp_path / "base")
+    (tmp_path / "base" / "release" / "metadata.json").unlink()
+    settings["load"]["from"] = str(tmp_path / "base")
+    with pytest.raises(CheckpointError, match="unfinished checkpoint, metadata.json missing"):
+        prepared(settings)
+
+
+def test_a_dataset_that_is_not_there(settings):
+    settings["data"]["train"] = ["0:1 nothing/here"]
+    with pytest.raises(DataError, match="nothing/here"):
+        prepared(settings)
+
+
+def test_a_truncated_dataset(settings, dataset, tmp_path):
+    for suffix in (".bin", ".idx", ".json"):
+        shutil.copy(f"{dataset}{suffix}", tmp_path / f"cut{suffix}")
+    os.truncate(tmp_path / "cut.bin", 100)
+    settings["data"]["train"], settings["data"]["valid"] = [str(tmp_path / "cut")], []
+    with pytest.raises(DataError, match=r"cut\.bin.*100"):
+        prepared(settings)
+
+
+def test_a_tokenizer_larger_than_the_model(settings, tmp_path):
+    prefix = write_dataset(tmp_path / "other", [[([5], False), ([6], True)]] * 9, vocabulary=300)
+    settings["data"]["train"], settings["data"]["valid"] = [str(prefix)], []
+    with pytest.raises(DataError, match="made with a tokenizer of 300 tokens, but the base model .* has 211"):
+        prepared(settings)
+
+
+def test_validation_documents_are_not_trained_on(settings, dataset):
+    settings["data"]["valid"] = [f"0.85:1 {dataset}"]
+    with pytest.raises(DataError, match="share 10 documents"):
+        prepared(settings)
+
+
+def test_documents_longer_than_the_model_was_made_for(settings, tmp_path):
+    prefix = write_dataset(tmp_path / "long", [[([5] * 100, False), ([6] * 20, True)]] * 9, vocabulary=200)
+    settings["data"].update(train=[str(prefix)], valid=[], row_tokens=192)
+    with pytest.raises(ConfigError, match="row_tokens: 192 lets in a document of 119 positions, but the model was made for 96"):
+        prepared(settings)
+
+
+def command(settings: dict, folder: Path, *more: str) -> list[str]:
+    path = folder / "config.toml"
+    path.write_text(tomli_w.dumps(settings))
+    return [sys.executable, "-m", "megatron_ft.train", str(path), *more]
+
+
+def test_the_command_prints_its_plan_and_ends_with_zero(settings, tmp_path):
+    settings["log"]["tensorboard"] = True
+    ended = subprocess.run(command(settings, tmp_path, "run.steps=2", "log.every_steps=2"), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    for words in ("kernels: layers local spec", "1 processes = 1 tp x 1 pp x 1 dp", "8 rows/step = 1 row/micro-batch x 1 dp x 8",
+                  "step 2/2  loss ", "tokens/s", "supervised ", "ETA 0:00:00", "validation loss", "done: 2 steps"):
+        assert words in ended.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2]
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_the_commands_errors_are_one_line_and_exit_code_two(settings, tmp_path):
+    ended = subprocess.run(command(settings, tmp_path, "optim.lr=fast"), capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ConfigError: ") and "optim.lr" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(settings, tmp_path):
+    """A learning rate beyond reason: the weights overflow, the next loss is NaN."""
+    ended = subprocess.run(command(settings, tmp_path, "optim.lr=1e30", "optim.min_lr=0", "optim.clip_norm=0",
+                                   "checkpoint.every_steps=1000", "validation.every_steps=0"), capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert "TrainingError: step " in ended.stderr and "not finite" in ended.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(settings, tmp_path):
+    """SIGKILL soon after a checkpoint appears, twice; then the run is started a last time."""
+    settings["checkpoint"]["every_steps"] = 1
+    whole = {**settings, "run": {**settings["run"], "dir": str(tmp_path / "whole")}}
+    subprocess.run(command(whole, tmp_path), check=True, capture_output=True)
+    root = tmp_path / "run" / "checkpoints"
+    for step in (2, 4):
+        process = subprocess.Popen(command(settings, tmp_path), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (root / f"iter_{step:07d}").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(settings, tmp_path), check=True, capture_output=True)
+    newest = f"checkpoints/iter_{STEPS:07d}"
+    expected, found = tensors(tmp_path / "whole" / newest), tensors(tmp_path / "run" / newest)
+    assert all(found[name].equal(expected[name]) for name in expected)
+    lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+             for name in ("whole", "run")]
+    assert curve(lines[0]) == curve(lines[1])
