@@ -136,7 +136,7 @@ def _complete(model: Model, batch: list[Row], sampling: Sampling, is_complete: I
     processors = []
     if sampling.temperature > 0:
         seeds = [row_seed(sampling.seed, row.request.task_id, row.request.sample) for row in batch]
-        processors = [SeededSampling(seeds, sampling.temperature, sampling.top_p, model.device)]
+        processors = [SeededSampling(seeds, sampling.temperature, sampling.top_p)]
     config = GenerationConfig(do_sample=False, max_new_tokens=batch[0].room, pad_token_id=pad,
                               eos_token_id=list(model.end_ids))
     model.network.generation_config = config  # the model's own would fill what this one leaves open

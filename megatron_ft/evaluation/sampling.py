@@ -1,6 +1,6 @@
 """How the next token is chosen, and when an answer is over, row by row, so that no row depends on its neighbours."""
 
-# B rows of a batch, V vocabulary, T tokens so far (padded prompt and answer)
+# B rows of a batch, V vocabulary, K its most likely tokens
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
 CHECK_EVERY = 8  # steps between two looks at the text; each decodes what was written
+FEW = 256
 
 
 def row_seed(seed: int, task_id: str, sample: int) -> int:
@@ -23,34 +24,40 @@ def row_seed(seed: int, task_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{task_id}/{sample}".encode()).digest()[:7], "big")
 
 
-def nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
-    """Zero outside the smallest set of most likely tokens whose probabilities reach `top_p`.
+def nucleus(probabilities_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The most likely tokens, likeliest first, and their probabilities, zero once those before reach `top_p`.
+
+    Only the first FEW tokens are put in order where they are enough, as they nearly always are.
 
     >>> nucleus(torch.tensor([[0.5, 0.125, 0.375]]), 0.75)
-    tensor([[0.5000, 0.0000, 0.3750]])
+    (tensor([[0, 2, 1]]), tensor([[0.5000, 0.3750, 0.0000]]))
     """
-    ordered_BV, order_BV = probabilities_BV.sort(descending=True, dim=-1)
-    before_BV = ordered_BV.cumsum(-1) - ordered_BV
-    ordered_BV = ordered_BV.masked_fill(before_BV >= top_p, 0.0)
-    return torch.zeros_like(probabilities_BV).scatter(-1, order_BV, ordered_BV)
+    ordered_BK, order_BK = probabilities_BV.topk(min(FEW, probabilities_BV.shape[-1]), dim=-1)
+    if bool((ordered_BK.sum(-1) < top_p).any()):
+        ordered_BK, order_BK = probabilities_BV.sort(descending=True, dim=-1)
+    before_BK = ordered_BK.cumsum(-1) - ordered_BK
+    return order_BK, ordered_BK.masked_fill(before_BK >= top_p, 0.0)
 
 
 class SeededSampling(LogitsProcessor):
-    """Makes an argmax a sample: every row divides its probabilities by exponential noise of its own generator.
+    """Draws each row's next token with the row's own generator and leaves a greedy search no other choice.
 
-    argmax(p / e) with e ~ Exp(1) is a draw from p (the exponential race), so generation can stay greedy.
+    The generators are on the CPU, so that the draws are the same on every device.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float, device: torch.device) -> None:
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.temperature = temperature
         self.top_p = top_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        probabilities_BV = nucleus((scores.float() / self.temperature).softmax(-1), self.top_p)
-        noise_BV = torch.stack([torch.empty_like(row).exponential_(generator=generator)
-                                for row, generator in zip(probabilities_BV, self.generators, strict=True)])
-        return probabilities_BV.log() - noise_BV.log()
+        order_BK, share_BK = nucleus((scores.float() / self.temperature).softmax(-1), self.top_p)
+        drawn_B1 = torch.stack([torch.rand(1, generator=generator) for generator in self.generators]).to(scores.device)
+        reached_BK = share_BK.cumsum(-1)
+        place_B1 = torch.searchsorted(reached_BK, drawn_B1 * reached_BK[:, -1:], right=True)
+        last_B1 = (share_BK > 0).sum(-1, keepdim=True) - 1  # rounding may put a draw behind the last share
+        token_B1 = order_BK.gather(-1, place_B1.minimum(last_B1))
+        return torch.full_like(scores, -torch.inf).scatter(-1, token_B1, 0.0)
 
 
 class TextEnds(StoppingCriteria):

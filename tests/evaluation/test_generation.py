@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megatron_ft.errors import CheckpointError, ConfigError, EvaluationError
-from megatron_ft.evaluation import model_folder
+from megatron_ft.evaluation import model_folder, sampling
 from megatron_ft.evaluation.generation import Completion, Request, Row, Sampling, batches, generate
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, nucleus
@@ -46,17 +46,17 @@ def requests(samples: int = 1) -> list[Request]:
             for number, text in enumerate(PROMPTS) for sample in range(samples)]
 
 
-def run(model: Model, wanted: list[Request], sampling: Sampling, size: int, is_complete=lambda text, name: False
+def run(model: Model, wanted: list[Request], chosen: Sampling, size: int, is_complete=lambda text, name: False
         ) -> list[Completion]:
-    return generate(model, wanted, sampling, batch_size=size, is_complete=is_complete)[0]
+    return generate(model, wanted, chosen, batch_size=size, is_complete=is_complete)[0]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_batched_equals_one_by_one(model: Model, sampling: Sampling) -> None:
-    wanted = requests(1 if sampling is GREEDY else 2)
-    alone = run(model, wanted, sampling, 1)
-    assert run(model, wanted, sampling, 3) == alone
-    assert run(model, wanted, sampling, 16) == alone
+@pytest.mark.parametrize("chosen", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_batched_equals_one_by_one(model: Model, chosen: Sampling) -> None:
+    wanted = requests(1 if chosen is GREEDY else 2)
+    alone = run(model, wanted, chosen, 1)
+    assert run(model, wanted, chosen, 3) == alone
+    assert run(model, wanted, chosen, 16) == alone
     assert len({completion.text for completion in alone}) > 3
 
 
@@ -81,7 +81,7 @@ def test_samples_of_one_problem_differ_and_repeat_with_their_seed(model: Model) 
 
 def test_sampling_draws_from_the_distribution() -> None:
     scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(4000, 4)
-    drawn = SeededSampling(range(4000), 1.0, 0.9, torch.device("cpu"))(torch.empty(0), scores).argmax(-1)
+    drawn = SeededSampling(range(4000), 1.0, 0.9)(torch.empty(0), scores).argmax(-1)
     share = {token: count / 4000 for token, count in Counter(drawn.tolist()).items()}
     assert share.get(3, 0) == 0
     assert share[0] == pytest.approx(0.5 / 0.95, abs=0.03)
@@ -89,8 +89,18 @@ def test_sampling_draws_from_the_distribution() -> None:
 
 
 def test_a_nucleus_keeps_the_token_that_crosses_its_edge() -> None:
-    kept = nucleus(torch.tensor([[0.1, 0.6, 0.3]]), 0.61)
-    assert kept.tolist() == [[0.0, pytest.approx(0.6), pytest.approx(0.3)]]
+    order, share = nucleus(torch.tensor([[0.1, 0.6, 0.3]]), 0.61)
+    assert order.tolist() == [[1, 2, 0]]
+    assert share.tolist() == [[pytest.approx(0.6), pytest.approx(0.3), 0.0]]
+
+
+def test_a_flat_nucleus_is_as_wide_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = torch.full((2, 1000), 1 / 1000)
+    assert [(row > 0).sum().item() for row in nucleus(flat, 0.5)[1]] == [500, 500]
+    steep = torch.tensor([[2.0**-place for place in range(1, 40)]])
+    whole = nucleus(steep, 0.9)[1]
+    monkeypatch.setattr(sampling, "FEW", 8)
+    assert torch.equal(nucleus(steep, 0.9)[1], whole[:, :8])
 
 
 def test_an_answer_ends_when_the_rest_would_be_cut(model: Model) -> None:
