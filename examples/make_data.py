@@ -53,7 +53,8 @@ def main() -> None:
     pairs = [pair(problem) for problem in read_rows(given.problems)]
     others = [row for path in given.rows for row in read_rows(path)]
     write_rows(given.output, pairs + others)
-    log.get().info("%s: %d rows, the first %d answer %s", given.output, len(pairs) + len(others), len(pairs), given.problems)
+    log.get().info("%s: %d rows, the first %d answer %s", given.output, len(pairs) + len(others), len(pairs),
+                   given.problems)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ STARCODER_SPECIAL = ("<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suff
 """StarCoder's special tokens, with its ids 0 to 18."""
 
 VOCABULARY = {"starcoder": 997, "llama": 701}
-"""Tokens of each tokenizer at most; odd on purpose: Megatron pads the vocabulary and the way back has to remove that."""
+"""Tokens of each tokenizer; odd on purpose: Megatron pads the vocabulary, which the way back has to remove."""
 
 POSITIONS = 512
 """The longest text that a model takes, in tokens."""

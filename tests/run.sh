@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets the checkout up, then runs all tests, or those that the arguments name:
+#
+#   bash tests/run.sh
+#   bash tests/run.sh tests/data -k pack
+#
+# Arguments go to pytest; the last line and the exit code are pytest's.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash install.sh
+
+# The tests start up to four processes themselves; more threads in each would only fight over the cores.
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# No test may need the network: a library that tries to download fails at once.
+export HF_HUB_OFFLINE=1
+# No window may open: pictures are drawn into files.
+export MPLBACKEND=Agg
+
+exec .venv/bin/python -m pytest -q --durations=10 --durations-min=5 "$@"
