@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_STARCODER = {"vocab_size": 211, "n_positions": 96, "n_embd": 60, "n_layer": 4, "n_head": 6, "n_inner": 76,
+# 97 positions: no multiple of 128 elements, so that megatron-core pads the buckets of its distributed optimizer
+_STARCODER = {"vocab_size": 211, "n_positions": 97, "n_embd": 60, "n_layer": 4, "n_head": 6, "n_inner": 76,
               "activation_function": "gelu_pytorch_tanh", "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1,
               "bos_token_id": 0, "eos_token_id": 0}
 _LLAMA = {"vocab_size": 203, "hidden_size": 48, "intermediate_size": 92, "num_hidden_layers": 4,

@@ -63,8 +63,10 @@ def prepare_state(optimizer: MegatronOptimizer) -> None:
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
     for part in _parts(optimizer):
-        if isinstance(part, DistributedOptimizer) and isinstance(part.optimizer, torch.optim.Adam):
-            _keep_step(part)
+        if isinstance(part, DistributedOptimizer):
+            _keep_bucket_padding(part)
+            if isinstance(part.optimizer, torch.optim.Adam):
+                _keep_step(part)
 
 
 def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
@@ -73,6 +75,19 @@ def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
 
 def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Adam]:
     return [part.optimizer for part in _parts(optimizer) if isinstance(part.optimizer, torch.optim.Adam)]
+
+
+def _keep_bucket_padding(part: DistributedOptimizer) -> None:
+    """Let a checkpoint's flat tensors have the padding between buckets that the parameters' positions in them count.
+
+    megatron-core 0.16.1 cuts each parameter's state out of a flat tensor without that padding at positions that include
+    it. With more than one bucket (a tied head under pipeline parallelism has its own) the state of every parameter
+    after the first bucket was saved shifted, and its end as zeros.
+    """
+    for buffer in part.buffers:
+        buffer.numel_unpadded = buffer.numel
+        for bucket in buffer.buckets:
+            bucket.numel_unpadded = bucket.grad_data.numel()
 
 
 def _keep_step(part: DistributedOptimizer) -> None:

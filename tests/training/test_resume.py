@@ -102,3 +102,27 @@ def test_an_unfinished_checkpoint_is_named(pool, bases, dataset, tmp_path):
     run(pool, 1, settings)
     Path(tmp_path / "checkpoints" / f"iter_{STEPS:07d}" / "metadata.json").unlink()
     refused(pool, CheckpointError, settings, "unfinished checkpoint", "metadata.json", "iter_0000003")
+
+
+@pytest.mark.parametrize("size, parallel", [(4, TP2_PP2), (4, {"pp": 2}), (4, {"tp": 2}), (4, {"pp": 4})],
+                         ids=["tp2 x pp2", "pp2 x dp2", "tp2 x dp2", "pp4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_checkpoints_tensors_do_not_depend_on_the_layout(pool, bases, dataset, tmp_path, size, parallel, precision):
+    """Optimizer state too, to the last element: megatron-core 0.16.1 shifts it where buckets are padded (tied head, PP)."""
+    if precision == "bf16" and parallel != TP2_PP2:
+        pytest.skip("one layout shows what bf16 adds, its main weights")
+
+    def saved(name: str, ranks: int, layout: dict) -> dict[str, torch.Tensor]:
+        settings = config(bases("starcoder", "mqa")[1], dataset, tmp_path / name, run__steps=2,
+                          model__precision=precision, validation__every_steps=0)
+        run(pool, ranks, {**settings, "parallel": layout})
+        return tensors(tmp_path / name / "checkpoints" / "iter_0000002")
+
+    one, other = saved("one", 1, {}), saved("other", size, parallel)
+    assert set(one) == set(other)
+    for name, tensor in one.items():
+        rows = min(len(tensor), len(other[name]))  # vocabulary padding differs
+        tolerance = 3e-2 if precision == "bf16" else 1e-3  # Adam blows up the noise of near-zero gradients
+        apart = (tensor[:rows].float() - other[name][:rows].float()).norm() / tensor.float().norm()
+        assert apart < tolerance, f"{name}: relative difference {apart:.1e}"
+        assert other[name][rows:].count_nonzero() == 0

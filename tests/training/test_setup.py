@@ -89,7 +89,7 @@ def test_validation_documents_are_not_trained_on(settings, dataset):
 def test_documents_longer_than_the_model_was_made_for(settings, tmp_path):
     prefix = write_dataset(tmp_path / "long", [[([5] * 100, False), ([6] * 20, True)]] * 9, vocabulary=200)
     settings["data"].update(train=[str(prefix)], valid=[], row_tokens=192)
-    with pytest.raises(ConfigError, match="row_tokens: 192 lets in a document of 119 positions, but the model was made for 96"):
+    with pytest.raises(ConfigError, match="row_tokens: 192 lets in a document of 119 positions, but the model was made for 97"):
         prepared(settings)
 
 
