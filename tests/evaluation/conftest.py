@@ -35,7 +35,7 @@ def boxes(request: pytest.FixtureRequest) -> Sandbox:
 @pytest.fixture
 def python() -> Python:
     """The python executor in the first sandbox that works."""
-    return Python(sandbox_or_skip(sandbox.TOOLS[0]), Limits(cpu_s=5, wall_s=20))
+    return Python(sandbox_or_skip(sandbox.TOOLS[0]), Limits(cpu_s=5, wall_s=60))
 
 
 @pytest.fixture

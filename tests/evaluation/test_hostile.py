@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
 from tests.evaluation.problems import make_problem
 
-LIMITS = Limits(cpu_s=1, wall_s=3, memory_bytes=512 * 2**20, output_bytes=2**20)
+LIMITS = Limits(cpu_s=2, wall_s=60, memory_bytes=512 * 2**20, output_bytes=2**20)
+SHORT = replace(LIMITS, cpu_s=1, wall_s=3)  # for what must run into a time-out; the rest must not, on a busy machine
 ATTACK = '''
 import builtins, ctypes, gc, os, resource, shutil, signal, socket, subprocess, sys, threading, time
 
@@ -167,7 +169,8 @@ def outside(monkeypatch: pytest.MonkeyPatch):
 def test_an_attack_does_not_work(boxes: Sandbox, attack: str, outside: tuple[int, str]) -> None:
     text, statuses = ATTACKS[attack]
     text = text.replace("PORT", str(outside[0])).replace("NAME", outside[1])
-    verdict = Python(boxes, LIMITS).judge(make_problem(), "", ATTACK.format(attack="    " + text))
+    limits = SHORT if "timeout" in statuses else LIMITS
+    verdict = Python(boxes, limits).judge(make_problem(), "", ATTACK.format(attack="    " + text))
     assert verdict.status in statuses, verdict
 
 
@@ -201,7 +204,7 @@ def test_boxes_die_with_a_killed_evaluator(boxes: Sandbox) -> None:
     wait_until(lambda: not alive(marker))
 
 
-def wait_until(happens, within_s: float = 10) -> None:
+def wait_until(happens, within_s: float = 60) -> None:
     """Wait for a condition; fail when it does not come."""
     deadline = time.monotonic() + within_s
     while not happens():

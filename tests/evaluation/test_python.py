@@ -84,6 +84,12 @@ def test_tests_that_fail_after_their_last_call_fail(python: Python) -> None:
     assert python.judge(problem, "", "def double(x):\n    return x * 2\n").status == "failed"
 
 
+def test_a_token_without_exit_status_zero_is_no_pass(python: Python) -> None:
+    problem = make_problem(test="import atexit, os\natexit.register(os._exit, 3)\nassert double(2) == 4")
+    verdict = python.judge(problem, "", "def double(x):\n    return x * 2\n")
+    assert (verdict.status, verdict.reason) == ("failed", "the tests ended without a verdict (exit status 3)")
+
+
 def test_tests_that_do_not_compile_stop_the_run(python: Python) -> None:
     with pytest.raises(EvaluationError, match="Own/0: its own text does not run: SyntaxError.*cannot be executed"):
         python.judge(make_problem(test="assert ("), "", "double = abs")
