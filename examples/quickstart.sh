@@ -100,6 +100,9 @@ set +u # the activate scripts of older Pythons read variables that are not set
 # shellcheck source=/dev/null
 source .venv/bin/activate
 set -u
+# The model is so small that sharing its multiplications among threads costs more than it gains.
+typed export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1
 # Everything is here; a library that reaches for the network on the way would only slow it down.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
@@ -115,8 +118,7 @@ stage tokenize python preprocess/tokenize_sft.py --input "$output/data.jsonl" --
 stage convert python convert/hf_to_megatron.py --hf "$output/base" --output "$output/base-megatron"
 evaluate before "$output/base" "$memorised"
 
-# torchrun would set the variable itself, with a paragraph of warning.
-stage train env OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node "$processes" -m megatron_ft.train \
+stage train torchrun --standalone --nproc-per-node "$processes" -m megatron_ft.train \
     examples/configs/quickstart.toml run.dir="$output/run" load.from="$output/base-megatron" \
     "data.train=0:0.9 $output/tokens/sft" "data.valid=0.9:1 $output/tokens/sft" runtime.device="$device" ${layout[@]+"${layout[@]}"}
 

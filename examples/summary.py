@@ -53,8 +53,8 @@ def main() -> int:
     show(found)
     if found["pass@1"]["after"] == 1.0:
         return cli.EXIT_OK
-    log.get().error("pass@1 on the memorised problems is %.2f after training, expected 1.00; look at %s/after/results.jsonl",
-                    found["pass@1"]["after"], folder)
+    log.get().error("pass@1 on the memorised problems is %.2f after training, expected 1.00; what failed is in %s",
+                    found["pass@1"]["after"], folder / "after" / "results.jsonl")
     return cli.EXIT_CHECK_FAILED
 
 
