@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from megatron_ft import log
 from megatron_ft.errors import ConfigError, MegatronFTError
 
 EXIT_OK = 0
@@ -72,5 +71,5 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    os.chmod(partial, 0o644)
-    os.replace(partial, path)
+    Path(partial).chmod(0o644)
+    Path(partial).replace(path)

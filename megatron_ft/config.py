@@ -224,7 +224,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     known = fields()
     if not separator or not dot or key.strip() not in known:
         close = [name for name in known if name.endswith("." + (field or section))] or sorted(known)
-        raise ConfigError(f"override {override!r}: not of the form section.field=value with a known field; known: {', '.join(close)}")
+        raise ConfigError(f"override {override!r}: not of the form section.field=value with a known field; known: "
+                          f"{', '.join(close)}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -114,7 +114,8 @@ def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def _row(model: Model, request: Request, max_new_tokens: int) -> Row:
-    ids = model.tokenizer(request.prompt)["input_ids"]
+    # A special token's string in a problem's text is text, as it was in the training data.
+    ids = model.tokenizer(request.prompt, split_special_tokens=True)["input_ids"]
     room = max_new_tokens if model.positions is None else min(max_new_tokens, model.positions - len(ids))
     if room < 1:
         raise EvaluationError(f"{request.task_id}: its prompt has {len(ids)} tokens and the model {model.positions} "

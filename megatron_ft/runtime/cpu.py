@@ -21,6 +21,7 @@ What it adapts (each entry: what megatron-core does, what happens instead, why t
 | transformer_engine, apex | not importable in this process | their kernels and optimizers take CUDA tensors only |
 | a warning when the CPU generator moves inside a CUDA generator's block | not logged | on the CPU they are one generator |
 """
+# ruff: noqa: E501 - the table's rows
 
 from __future__ import annotations
 

@@ -55,8 +55,9 @@ def check_layout(architecture: Architecture, parallel: Parallel, *, processes: i
         if count % tp:
             raise ConfigError(f"parallel.tp: {tp} does not divide the {count} {what} of {name}; use one of {divisors(count)}")
     if architecture.groups % tp and tp % architecture.groups:
+        fitting = [d for d in divisors(architecture.heads) if not (architecture.groups % d and d % architecture.groups)]
         raise ConfigError(f"parallel.tp: {tp} and the {architecture.groups} key/value heads of {name}: neither divides the "
-                          f"other; use one of {[d for d in divisors(architecture.heads) if not (architecture.groups % d and d % architecture.groups)]}")
+                          f"other; use one of {fitting}")
     qkv_rows = (architecture.heads + 2 * architecture.groups) * architecture.head_width
     if qkv_rows % tp:
         raise ConfigError(f"parallel.tp: {tp} does not divide the {qkv_rows} rows of the query-key-value projection of {name}; "

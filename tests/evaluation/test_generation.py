@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_ft.data import tokenizer as data_tokenizer
 from megatron_ft.errors import CheckpointError, ConfigError, EvaluationError
-from megatron_ft.evaluation import model_folder, sampling
+from megatron_ft.evaluation import generation, model_folder, sampling
 from megatron_ft.evaluation.generation import Completion, Request, Row, Sampling, batches, generate
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, nucleus
@@ -121,6 +122,13 @@ def test_a_row_without_room_gets_what_is_left_whatever_is_beside_it(model: Model
     assert report.capped == 1
     assert completions[-1].tokens <= left
     assert completions[:-1] == run(model, requests(), GREEDY, 8)
+
+
+def test_a_special_tokens_string_in_a_prompt_is_text_as_in_the_training_data(model: Model, folder: Path) -> None:
+    prompt = "def f():  # ends with <|endoftext|>\n"
+    row = generation._row(model, Request("a", 0, prompt, "f"), 5)
+    assert row.ids == data_tokenizer.load(folder).encode_text(prompt, first=True)
+    assert row.ids != model.tokenizer(prompt)["input_ids"]
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error(model: Model) -> None:

@@ -74,7 +74,8 @@ def test_the_table_holds(found, claim):
 
 def test_it_is_active_only_for_the_cpu():
     code = ("import sys; from megatron_ft.runtime import device, cpu; from megatron_ft.config import Runtime; import torch\n"
-            "torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 1; torch.cuda.set_device = lambda _: None\n"
+            "torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 1\n"
+            "torch.cuda.set_device = lambda _: None\n"
             "chosen = device.prepare(Runtime(device=sys.argv[1]), device.process_of({}))\n"
             "print(chosen, cpu._active)")
     for setting, expected in (("auto", "cuda False"), ("cuda", "cuda False"), ("cpu", "cpu True")):
