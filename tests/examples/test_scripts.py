@@ -131,3 +131,16 @@ def test_the_loss_plot_says_what_it_did_not_find(tmp_path):
     assert "metrics.jsonl: no such file" in tool("plot_loss", tmp_path).stderr
     (tmp_path / "metrics.jsonl").write_text("")
     assert "holds no loss yet" in tool("plot_loss", tmp_path).stderr
+
+
+def test_install_names_the_package_that_brings_pythons_venv_module(tmp_path):
+    for name in ("install.sh", "setup.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    stubs = {"python": f'case "$*" in *ensurepip*) exit 1;; esac; exec {sys.executable} "$@"', "apt-get": "exit 100"}
+    for name, body in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    refused = run("bash", tmp_path / "install.sh", PYTHON="python", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert refused.returncode == 1
+    assert f"as root: apt-get install python3.{sys.version_info[1]}-venv" in refused.stderr
+    assert not (tmp_path / ".venv").exists()
