@@ -1,0 +1,71 @@
+"""Packed attention against one dense softmax over the whole row with a block-diagonal causal mask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megatron_ft.training.attention import attend, can_use_flash, flash_available
+
+LENGTHS = [5, 1, 17, 0, 9]
+
+
+def brute_force(q_THE, k_TKE, v_TKE, lengths, scale):
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    position = torch.arange(len(document))
+    allowed_TT = (document[:, None] == document) & (position[:, None] >= position)
+    outputs = []
+    for head in range(q_THE.shape[1]):
+        group = head // (q_THE.shape[1] // k_TKE.shape[1])
+        scores = (q_THE[:, head] @ k_TKE[:, group].T * scale).masked_fill(~allowed_TT, float("-inf"))
+        outputs.append(scores.softmax(-1) @ v_TKE[:, group])
+    return torch.cat(outputs, dim=1)
+
+
+def tensors(heads: int, groups: int, *, device: str = "cpu", dtype: torch.dtype = torch.float64, width: int = 7):
+    generator = torch.Generator().manual_seed(heads * 10 + groups)
+    shapes = [(sum(LENGTHS), heads, width), (sum(LENGTHS), groups, width), (sum(LENGTHS), groups, width)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype).requires_grad_() for shape in shapes]
+
+
+def borders(device: str = "cpu") -> torch.Tensor:
+    return torch.tensor([0, *LENGTHS]).cumsum(0).to(device, torch.int32)
+
+
+@pytest.mark.parametrize("heads, groups", [(6, 6), (6, 2), (6, 1), (1, 1)])
+def test_packed_attention_is_the_dense_one_under_a_block_diagonal_mask(heads, groups):
+    ours, theirs = tensors(heads, groups), tensors(heads, groups)
+    found, expected = attend(*ours, borders(), scale=0.3), brute_force(*theirs, LENGTHS, 0.3)
+    torch.testing.assert_close(found, expected)
+    weights = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view_as(found)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_dropout_drops_and_keeps_the_mean():
+    q, k, v = tensors(2, 1)
+    torch.manual_seed(0)
+    drawn = torch.stack([attend(q, k, v, borders(), scale=0.3, dropout=0.4) for _ in range(500)])
+    assert not drawn[0].equal(drawn[1])
+    torch.testing.assert_close(drawn.mean(0), attend(q, k, v, borders(), scale=0.3), atol=0.4, rtol=0)
+
+
+def test_the_flash_kernel_is_for_cuda_alone():
+    assert not can_use_flash(torch.zeros(3, 2, 8, dtype=torch.bfloat16), 0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("heads, groups", [(6, 6), (6, 2), (6, 1)])
+def test_flash_on_cuda_is_the_dense_one(heads, groups):
+    from megatron_ft.training.attention import _flash
+    from megatron_ft.training.model import packed
+
+    assert flash_available(), "torch.nn.attention.varlen is missing: torch 2.10 or later has it"
+    q, k, v = tensors(heads, groups, device="cuda", dtype=torch.bfloat16, width=64)
+    found = _flash(q, k, v, packed(borders("cuda"), max(LENGTHS)), 0.125)
+    expected = brute_force(*(tensor.detach().double().cpu() for tensor in (q, k, v)), LENGTHS, 0.125)
+    relative = (found.detach().double().cpu() - expected).norm() / expected.norm()
+    assert relative < 1e-2
