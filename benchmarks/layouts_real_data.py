@@ -20,7 +20,7 @@ from megatron_ft.training import metrics
 
 LAYOUTS = {"tp2pp2": (4, ["parallel.tp=2", "parallel.pp=2", "parallel.sequence_parallel=true"]), "dp2": (2, [])}
 ROW_TOKENS, ROWS_PER_STEP = 512, 4
-TOLERANCE = 1e-4  # fp32 sums in another order, over the whole run
+TOLERANCE = 1e-3  # fp32 sums in another order, grown over the whole run
 
 
 def arguments() -> argparse.Namespace:
@@ -76,7 +76,7 @@ def config_text() -> str:
     """What both layouts share."""
     return (f'[runtime]\ndevice = "cpu"\n[model]\nprecision = "fp32"\nhidden_dropout = 0.0\nattention_dropout = 0.0\n'
             f"[data]\nrow_tokens = {ROW_TOKENS}\nrows_per_step = {ROWS_PER_STEP}\nlong_documents = \"truncate\"\n"
-            "[optim]\nlr = 2e-3\nmin_lr = 2e-4\nwarmup_fraction = 0.05\n[log]\nevery_steps = 1\n"
+            "[optim]\nlr = 4e-4\nmin_lr = 4e-5\nwarmup_fraction = 0.1\n[log]\nevery_steps = 1\n"
             "[validation]\nevery_steps = 50\nmax_steps = 8\n[checkpoint]\nevery_steps = 0\n")
 
 

@@ -18,6 +18,7 @@ What it adapts (each entry: what megatron-core does, what happens instead, why t
 | Tensor.type() called from megatron.core | "torch.cuda.FloatTensor" for "torch.FloatTensor" | the optimizers compare the name with CUDA's |
 | torch.distributed.barrier(device_ids=...) | without device_ids | gloo refuses it |
 | jit_fuser (torch.compile) on its small fused functions | the functions as they are | the first call would compile C++ for half a minute |
+| clip_grads' norm by torch.norm in fp32 | the same in fp64 | torch's fp32 sum on the CPU is 3e-4 low at 8 million elements, and so differs between layouts |
 | transformer_engine, apex | not importable in this process | their kernels and optimizers take CUDA tensors only |
 | a warning when the CPU generator moves inside a CUDA generator's block | not logged | on the CPU they are one generator |
 """
@@ -74,6 +75,7 @@ def activate() -> None:
     _adapt_collectives()
     _adapt_fusion()
     _adapt_generators()
+    _adapt_gradient_norm()
 
 
 def _nothing() -> Callable[..., None]:
@@ -184,3 +186,13 @@ def _adapt_generators() -> None:
     logging.getLogger(random.__name__).setLevel(logging.ERROR)
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _adapt_gradient_norm() -> None:
+    clip_grads = importlib.import_module("megatron.core.optimizer.clip_grads")
+
+    def l2_norm(_chunk: Any, _flag: Any, tensor_lists: list[list[torch.Tensor]], _per_tensor: bool) -> tuple[torch.Tensor, None]:
+        squares = sum(torch.linalg.vector_norm(each, dtype=torch.float64) ** 2 for each in tensor_lists[0])
+        return torch.as_tensor(squares).sqrt().float().reshape(1), None
+
+    clip_grads.l2_norm_impl = l2_norm

@@ -57,6 +57,18 @@ def test_a_finished_run_started_again_changes_nothing(pool, bases, dataset, tmp_
     assert run(pool, 1, settings) == first
 
 
+def test_another_runs_checkpoint_is_a_base_model(pool, bases, dataset, tmp_path):
+    """Its weights alone: steps, optimizer and learning rate start anew, and the first run is left as it was."""
+    settings = config(bases("llama", "gqa")[1], dataset, tmp_path / "first")
+    first = run(pool, 2, {**settings, "parallel": {"tp": 2}})
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*")}
+    settings["load"]["from"], settings["run"]["dir"] = str(tmp_path / "first" / "checkpoints"), str(tmp_path / "second")
+    second = run(pool, 1, settings)
+    assert curve(second, "valid_loss")[0] == pytest.approx(curve(first, "valid_loss")[-1], rel=1e-6)
+    assert curve(second, "lr") == curve(first, "lr")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*")}
+
+
 def test_a_checkpoint_holds_what_the_way_back_needs(pool, bases, dataset, tmp_path):
     hf, base = bases("llama", "gqa")
     run(pool, 2, {**config(base, dataset, tmp_path), "parallel": {"tp": 2}})
