@@ -1,6 +1,6 @@
 """`python -m megatron_ft.train CONFIG.toml [section.field=value ...]`, under torchrun, srun or alone.
 
-Imports stay inside the functions: saving a checkpoint starts helper processes that import this file again.
+Imports stay inside the functions: --help and a refused config need no torch.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import queue
 import traceback
 from typing import Any
 
+import psutil
+
 TASK_TIMEOUT_S = 300.0
 
 
@@ -51,6 +53,9 @@ class Pool:
     def close(self) -> None:
         """End the workers that this pool has started."""
         for worker, _, _ in self._workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for helper in psutil.Process(worker.pid).children(recursive=True):  # a save starts one that outlives it
+                    helper.kill()
             worker.kill()
             worker.join()
         self._workers = []

@@ -7,6 +7,7 @@ on after that. What a run needs besides weights and optimizer state follows from
 from __future__ import annotations
 
 import dataclasses
+import queue
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -87,6 +89,9 @@ def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, p
     sharded = stage.sharded_state_dict(metadata=metadata())
     state = {"model": sharded, "optimizer": optimizer.sharded_state_dict(sharded, metadata=metadata()),
              "progress": dataclasses.asdict(progress)}
+    # megatron-core would start a server process to pass the writers' results on, which takes seconds and outlives a rank
+    # that is killed. It is there for saves that go on in another process; in this one an ordinary queue does it.
+    filesystem_async._results_queue = queue.Queue()
     dist_checkpointing.save(state, str(partial), content_metadata=metadata())
     if rank == 0:
         if hf_folder is not None and hf_folder.is_dir():

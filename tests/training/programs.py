@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def gradients(process: Process, *, checkpoint: str, parallel: dict[str, Any], ro
               row_tokens: int, weighting: str, rows_per_micro_batch: int, output: str) -> float:
     """Mean loss of one step; its gradients are written as a checkpoint at `output`, in place of the weights."""
     from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
     from megatron.core.distributed import finalize_model_grads
 
     from megatron_ft.config import Config
@@ -57,6 +59,7 @@ def gradients(process: Process, *, checkpoint: str, parallel: dict[str, Any], ro
         if place.rank == 0:
             Path(output).mkdir(parents=True)
         torch.distributed.barrier()
+        filesystem_async._results_queue = queue.Queue()  # as in checkpoint.save_run
         dist_checkpointing.save({"model": stage.sharded_state_dict(metadata=checkpoints.metadata())}, output)
         if place.rank == 0:
             (Path(output) / "hf").symlink_to(folder / "hf")
@@ -94,13 +97,20 @@ class _Documents:
         return "memory", index
 
 
-def train(process: Process, *, config: dict[str, Any], stop_after: int | None = None) -> None:
-    """A whole run, as `python -m megatron_ft.train` does it; with `stop_after` it dies after that many steps."""
+def train(process: Process, *, config: dict[str, Any], stop_after: int | None = None) -> list[str]:
+    """A whole run, as `python -m megatron_ft.train` does it; with `stop_after` it dies after that many steps.
+
+    Returns the command lines of processes that it has started and left running.
+    """
+    import psutil
+
     from megatron_ft.training import loop, setup, step
 
     checked = setup.prepare(parse(config), process)
     if stop_after is None:
-        return loop.train(checked, "cpu")
+        before = set(psutil.Process().children(recursive=True))
+        loop.train(checked, "cpu")
+        return [" ".join(child.cmdline()) for child in set(psutil.Process().children(recursive=True)) - before]
     original, done = step.train_step, []
 
     def dying(*arguments: Any, **named: Any) -> Any:
@@ -113,7 +123,7 @@ def train(process: Process, *, config: dict[str, Any], stop_after: int | None = 
     try:
         loop.train(checked, "cpu")
     except KeyboardInterrupt:
-        return None
+        pass
     finally:
         step.train_step = original
-    return None
+    return []

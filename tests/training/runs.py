@@ -30,7 +30,8 @@ def config(base: Path, dataset: Path, run_dir: Path, **overrides: Any) -> dict[s
 def run(pool: Any, size: int, settings: dict[str, Any], *, stop_after: int | None = None) -> list[dict[str, Any]]:
     """Train on `size` ranks; the metrics written so far."""
     settings["parallel"] = settings.get("parallel", {})
-    pool.run(size, "tests.training.programs:train", config=settings, stop_after=stop_after)
+    left_running = pool.run(size, "tests.training.programs:train", config=settings, stop_after=stop_after)
+    assert not any(left_running), "a process that a run leaves behind stays for ever when its rank is killed"
     return metrics.read(Path(settings["run"]["dir"]))
 
 

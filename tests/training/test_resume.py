@@ -116,13 +116,11 @@ def test_an_unfinished_checkpoint_is_named(pool, bases, dataset, tmp_path):
     refused(pool, CheckpointError, settings, "unfinished checkpoint", "metadata.json", "iter_0000003")
 
 
-@pytest.mark.parametrize("size, parallel", [(4, TP2_PP2), (4, {"pp": 2}), (4, {"tp": 2}), (4, {"pp": 4})],
-                         ids=["tp2 x pp2", "pp2 x dp2", "tp2 x dp2", "pp4"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_checkpoints_tensors_do_not_depend_on_the_layout(pool, bases, dataset, tmp_path, size, parallel, precision):
+@pytest.mark.parametrize("precision, size, parallel", [("fp32", 4, TP2_PP2), ("bf16", 4, TP2_PP2), ("fp32", 4, {"pp": 2}),
+                                                       ("fp32", 4, {"tp": 2}), ("fp32", 4, {"pp": 4})],
+                         ids=["tp2 x pp2", "tp2 x pp2, bf16", "pp2 x dp2", "tp2 x dp2", "pp4"])
+def test_a_checkpoints_tensors_do_not_depend_on_the_layout(pool, bases, dataset, tmp_path, precision, size, parallel):
     """Optimizer state too, to the last element: megatron-core 0.16.1 shifts it where buckets are padded (tied head, PP)."""
-    if precision == "bf16" and parallel != TP2_PP2:
-        pytest.skip("one layout shows what bf16 adds, its main weights")
 
     def saved(name: str, ranks: int, layout: dict) -> dict[str, torch.Tensor]:
         settings = config(bases("starcoder", "mqa")[1], dataset, tmp_path / name, run__steps=2,
