@@ -83,7 +83,8 @@ def verify(hf: str | Path, checkpoint: str | Path, *, tolerance: float, tokens: 
     parallel = Parallel(tp=tp, pp=pp)
     check_layout(architecture, parallel, processes=process.size, row_tokens=tokens)
     with groups.start(process, chosen, parallel, timeout_minutes=_TIMEOUT_MINUTES) as place:
-        logits_TV = megatron_logits(folder, architecture, documents, parallel=parallel, place=place)
+        logits_TV = megatron_logits(folder, architecture, random_documents(architecture, documents), parallel=parallel,
+                                    place=place)
         comparison = None
         if place.last_stage and place.tp_rank == 0:
             comparison = compare(reference_logits(hf, architecture, documents), logits_TV, documents, tolerance)
@@ -134,9 +135,9 @@ def reference_logits(hf: str | Path, architecture: Architecture, lengths: list[i
         return torch.cat([model(document[None]).logits[0] for document in random_documents(architecture, lengths)])
 
 
-def megatron_logits(folder: Path, architecture: Architecture, lengths: list[int], *, parallel: object,
+def megatron_logits(folder: Path, architecture: Architecture, documents: list[Tensor], *, parallel: object,
                     place: Place) -> Tensor | None:
-    """float32 [T, V] by megatron-core, all documents in one packed row; None on all but the last pipeline stage."""
+    """float32 [T, V] by megatron-core, all documents (int64 [length]) in one packed row; None but on the last stage."""
     import torch
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
@@ -147,7 +148,8 @@ def megatron_logits(folder: Path, architecture: Architecture, lengths: list[int]
     checkpoint.load_model(stage, folder)
     stage.eval()
     home = next(stage.parameters()).device
-    ids = torch.cat(random_documents(architecture, lengths))[None].to(home)
+    lengths = [len(document) for document in documents]
+    ids = torch.cat(documents)[None].to(home)
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(home)
     borders = torch.tensor([0, *lengths]).cumsum(0).to(home, torch.int32)
 

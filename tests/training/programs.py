@@ -13,8 +13,9 @@ from megatron_ft.config import Model, Parallel, parse
 from megatron_ft.runtime.device import Process
 
 
-def logits(process: Process, *, checkpoint: str, parallel: dict[str, Any], lengths: list[int]) -> np.ndarray | None:
-    """float32 [T, V] of one packed row of random documents; None on ranks that do not have them."""
+def logits(process: Process, *, checkpoint: str, parallel: dict[str, Any], lengths: list[int],
+           only: int | None = None) -> np.ndarray | None:
+    """float32 [T, V] of one packed row of random documents, or of one of them alone; None on ranks without logits."""
     from megatron_ft.conversion import verify
     from megatron_ft.runtime import checkpoint_layout, groups
 
@@ -22,7 +23,9 @@ def logits(process: Process, *, checkpoint: str, parallel: dict[str, Any], lengt
     architecture = checkpoint_layout.Manifest.read(folder).architecture
     layout = Parallel(**parallel)
     with groups.start(process, "cpu", layout, timeout_minutes=2) as place:
-        found = verify.megatron_logits(folder, architecture, lengths, parallel=layout, place=place)
+        documents = verify.random_documents(architecture, lengths)
+        chosen = documents if only is None else [documents[only]]
+        found = verify.megatron_logits(folder, architecture, chosen, parallel=layout, place=place)
         return found.numpy() if found is not None and place.tp_rank == 0 else None
 
 
