@@ -121,8 +121,8 @@ def unwrap(module: torch.nn.Module) -> LanguageModel:
 def packed(cu_seqlens: Tensor, longest: int) -> PackedSeqParams:
     """megatron-core's description of a packed row; `longest` is the true maximum of the document lengths.
 
-    A larger `longest` is not harmless: one that equals the row makes megatron-core's rotary positions run on over
-    document borders.
+    Were it the row's length, megatron-core would let rotary positions run on over document borders, which costs accuracy
+    in long rows.
     """
     return PackedSeqParams(qkv_format="thd", cu_seqlens_q=cu_seqlens, cu_seqlens_kv=cu_seqlens,
                            max_seqlen_q=longest, max_seqlen_kv=longest)
