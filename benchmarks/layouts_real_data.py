@@ -20,7 +20,7 @@ from megatron_ft.training import metrics
 
 LAYOUTS = {"tp2pp2": (4, ["parallel.tp=2", "parallel.pp=2", "parallel.sequence_parallel=true"]), "dp2": (2, [])}
 ROW_TOKENS, ROWS_PER_STEP = 512, 4
-TOLERANCE = 1e-3  # fp32 sums in another order, grown over the whole run
+TOLERANCE = 1e-4  # fp32 sums in another order, grown over the whole run
 
 
 def arguments() -> argparse.Namespace:
