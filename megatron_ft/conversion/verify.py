@@ -128,9 +128,10 @@ def random_documents(architecture: Architecture, lengths: list[int]) -> list[Ten
 def reference_logits(hf: str | Path, architecture: Architecture, lengths: list[int]) -> Tensor:
     """float32 [T, V] by transformers on the CPU, each document alone."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32, attn_implementation="eager").eval()
+    transformers.utils.logging.disable_progress_bar()  # it would run into the table of results
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         return torch.cat([model(document[None]).logits[0] for document in random_documents(architecture, lengths)])
 

@@ -52,9 +52,18 @@ def test_cutting_changes_no_solution_of_humanevalpack(humanevalpack) -> None:
                 assert program.rstrip() == (base.rstrip() + "\n" + solution).rstrip(), problem.task_id
 
 
+@pytest.mark.parametrize("solution", [
+    "    total = 0\n    for x in xs:\n        if x:\n            total += x\n\n    return total\n",
+    "    return [\n        1,\n    ]\n",
+])
+def test_generation_never_stops_inside_a_body(solution: str) -> None:
+    """Whatever part of it has been generated when it is looked at."""
+    assert not any(Python.is_complete("\n" + solution[:end], "double") for end in range(len(solution) + 1))
+
+
 @pytest.mark.parametrize(("completion", "complete"), [
     ("\n    return x", False), ("\n    return x\n", False), ("\n    return x\n\n", False),
-    ("\n    return x\n\nd", True), ("", False), ("\n", False),
+    ("\n    a = 1\n    ", False), ("\n    a = 1\n\n\n  \t", False), ("\n    return x\n\nd", True), ("", False), ("\n", False),
     ("\ndef double(x):\n    return x\n\nd", False), (" return x\nprint", True),
 ])
 def test_generation_may_stop_when_the_body_is_over(completion: str, complete: bool) -> None:

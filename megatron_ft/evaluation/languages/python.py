@@ -79,7 +79,8 @@ class Python(Language):
     def is_complete(completion: str, entry_point: str) -> bool:
         """Whether the body has ended; an answer written anew is left to end by itself."""
         first = next((line for line in completion.splitlines() if line.strip()), "")
-        return first[:1].isspace() and len(_body(completion)) < len(completion.rstrip("\n"))
+        # White space at the end is the beginning of a line that is still being written.
+        return first[:1].isspace() and len(_body(completion).rstrip()) < len(completion.rstrip())
 
     def check(self) -> dict[str, str]:
         """Judge a right, a wrong and a numpy program; versions of what ran them."""
