@@ -10,7 +10,7 @@ from megatron_ft import config, families
 from megatron_ft.training.plan import make
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
-PLANS = {"starcoderbase.toml": ("starcoderbase", 64, (4, 4, 4, 32)), "quickstart.toml": (None, 4, (2, 2, 1, 4))}
+PLANS = {"starcoderbase.toml": ("starcoderbase", 64, (4, 4, 4, 32)), "quickstart.toml": (None, 4, (2, 2, 1, 2))}
 
 
 def test_every_config_is_listed_here():
