@@ -20,9 +20,8 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ft.errors import CheckpointError
-from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout as layout
-from megatron_ft.training.model import LanguageModel, padded_vocabulary, unwrap
+from megatron_ft.training.model import LanguageModel, unwrap
 from megatron_ft.training.optimizer import load_state, prepare_state
 
 
@@ -101,18 +100,6 @@ def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, p
         layout.set_latest(root, progress.step)
     torch.distributed.barrier()
     return final
-
-
-def manifest_for(architecture: Architecture, *, stored_vocabulary: int, dtype: str, progress: Progress,
-                 source: dict[str, Any]) -> layout.Manifest:
-    """The manifest of a checkpoint that training writes."""
-    return layout.Manifest(architecture=architecture, stored_vocabulary=stored_vocabulary, dtype=dtype,
-                           iteration=progress.step, source=source)
-
-
-def stored_vocabulary(architecture: Architecture, *, multiple: int, tp: int) -> int:
-    """Rows of the embedding as this layout stores it."""
-    return padded_vocabulary(architecture.vocabulary, multiple=multiple, tp=tp)
 
 
 def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:

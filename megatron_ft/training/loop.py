@@ -14,7 +14,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron_ft import cli, log
 from megatron_ft.errors import TrainingError
 from megatron_ft.runtime import groups
-from megatron_ft.runtime.checkpoint_layout import HF_FOLDER
+from megatron_ft.runtime.checkpoint_layout import HF_FOLDER, Manifest
 from megatron_ft.runtime.device import Device
 from megatron_ft.runtime.groups import Place
 from megatron_ft.training import checkpoint, kernels, model, optimizer, step
@@ -90,8 +90,8 @@ def save(setup: Setup, stage: DistributedDataParallel, adam: MegatronOptimizer, 
     dtype = str(model.DTYPES[config.model.precision]).removeprefix("torch.")
     rows = model.padded_vocabulary(setup.architecture.vocabulary, multiple=config.model.vocabulary_multiple,
                                    tp=config.parallel.tp)
-    manifest = checkpoint.manifest_for(setup.architecture, stored_vocabulary=rows, dtype=dtype, progress=progress,
-                                       source=setup.source())
+    manifest = Manifest(architecture=setup.architecture, stored_vocabulary=rows, dtype=dtype, iteration=progress.step,
+                        source=setup.source())
     folder = checkpoint.save_run(setup.checkpoints, stage, adam, progress, manifest=manifest,
                                  hf_folder=setup.base / HF_FOLDER)
     log.get().info("saved %s in %.1f s", folder, time.perf_counter() - started)

@@ -37,7 +37,7 @@ class Setup:
 
     def source(self) -> dict[str, object]:
         """For the manifest of each checkpoint: what decides the data order, and what the run was told."""
-        return {"base": str(self.base), "data_order": data_order(self.loader), "config": self.config.to_toml()}
+        return {"base": str(self.base), "data_order": self.loader.fingerprint, "config": self.config.to_toml()}
 
 
 def prepare(config: Config, process: Process) -> Setup:
@@ -67,11 +67,6 @@ def prepare(config: Config, process: Process) -> Setup:
     return Setup(config, process, architecture, base, resume_from, loader, valid, plan)
 
 
-def data_order(loader: Loader) -> str:
-    """A fingerprint of which row comes when; equal as long as data, row length and seed are."""
-    return loader.fingerprint
-
-
 def _check_tokenizer(view: View, architecture: Architecture, base: Path) -> None:
     vocabulary = view.dataset.manifest.tokenizer["vocabulary"]
     if vocabulary > architecture.vocabulary:
@@ -83,7 +78,7 @@ def _check_same_run(folder: Path, architecture: Architecture, loader: Loader) ->
     manifest = layout.Manifest.read(layout.find(folder))
     if manifest.architecture != architecture:
         raise CheckpointError(f"{folder}: is a checkpoint of another model than load.from; use a new run.dir")
-    before, now = manifest.source.get("data_order"), data_order(loader)
+    before, now = manifest.source.get("data_order"), loader.fingerprint
     if before != now:
         raise ConfigError(f"run.dir: {folder} was trained on data in the order {before}, this config gives {now}: data.train, "
                           "data.row_tokens, data.long_documents or run.seed differ (its own config is in run.dir/config.toml); "

@@ -108,16 +108,14 @@ def _forward_step(weighting: str) -> Callable[..., Any]:
     """megatron-core's forward_step_func: takes the next micro-batch, gives the output and how to make it a loss."""
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
-        batch = next(iterator)
-        device = next(model.parameters()).device
-        output = model(input_ids=batch.tokens.to(device), position_ids=batch.position_ids.to(device), attention_mask=None,
-                       labels=batch.labels.to(device), packed_seq_params=packed(batch.cu_seqlens.to(device), batch.max_seqlen))
-        weights = batch.weight.to(device)
+        batch = next(iterator).to(next(model.parameters()).device)
+        output = model(input_ids=batch.tokens, position_ids=batch.position_ids, attention_mask=None, labels=batch.labels,
+                       packed_seq_params=packed(batch.cu_seqlens, batch.max_seqlen))
 
         def loss(loss_per_token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """[1, T] -> the sum over supervised tokens; megatron-core divides once by the number over all ranks."""
-            loss_sum = (loss_per_token.float() * weights).sum()
-            count = torch.tensor(_weight(batch, weighting), dtype=torch.int, device=device)
+            loss_sum = (loss_per_token.float() * batch.weight).sum()
+            count = torch.tensor(_weight(batch, weighting), dtype=torch.int, device=loss_sum.device)
             return loss_sum, count, loss_sum.detach().clone()
 
         return output, loss
