@@ -1,6 +1,7 @@
 """Hugging Face -> Megatron -> Hugging Face gives the same bits, and a folder that transformers loads as it is."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,14 @@ def assert_same_bits(left, right):
     for name in left:
         assert left[name].dtype == right[name].dtype, name
         assert torch.equal(left[name].view(torch.uint8), right[name].view(torch.uint8)), name
+
+
+def logits(folder: Path, *, tokens: int) -> torch.Tensor:
+    """transformers' logits for the ids 0, 1, 2, ..."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder)(torch.arange(tokens)[None]).logits
 
 
 def there_and_back(hf, folder, **options):
@@ -45,14 +54,9 @@ def test_half_precision_comes_back_bit_for_bit(family, variant, dtype, tmp_path)
 
 
 def test_the_exported_folder_is_what_transformers_loads(tmp_path):
-    from transformers import AutoModelForCausalLM
-
     hf = make_hf_model("llama", "mqa_tied_llama3", tmp_path / "hf")
     back = there_and_back(hf, tmp_path)
-    ids = torch.arange(40)[None]
-    with torch.no_grad():
-        ours, theirs = (AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (back, hf))
-    assert torch.equal(ours, theirs)
+    assert torch.equal(*(logits(folder, tokens=40) for folder in (back, hf)))
 
 
 def test_shards_hold_at_most_their_size_and_are_indexed(tmp_path):
@@ -116,16 +120,11 @@ def test_a_requested_dtype_is_what_is_written(tmp_path):
 def test_a_checkpoint_without_its_source_files_gets_a_config_of_our_own(tmp_path):
     import shutil
 
-    from transformers import AutoModelForCausalLM
-
     hf = make_hf_model("llama", "bias_linear", tmp_path / "hf")
     hf_to_megatron.convert(hf, tmp_path / "megatron")
     shutil.rmtree(tmp_path / "megatron/release/hf")
     back = megatron_to_hf.convert(tmp_path / "megatron", tmp_path / "back")
-    ids = torch.arange(60)[None]
-    with torch.no_grad():
-        ours, theirs = (AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (back, hf))
-    assert torch.equal(ours, theirs)
+    assert torch.equal(*(logits(folder, tokens=60) for folder in (back, hf)))
 
 
 def test_the_manifest_says_what_was_converted(tmp_path):
