@@ -80,7 +80,8 @@ def _write(blocks: Iterable[Block], writer: Writer, bar: log.tqdm) -> tuple[coll
             if omission.fatal is not None:
                 raise DataError(omission.fatal)
             dropped.add(omission.reason, omission.source)
-        writer.add(block.ids, block.lengths, block.modes, segments=block.segments)
+        documents = block.documents
+        writer.add(documents.ids, documents.lengths, documents.modes, segments=documents.segments)
         counts.update(block.counts)
         bar.update(block.input_bytes)
     return counts, dropped

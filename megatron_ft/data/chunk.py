@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from megatron_ft.data import templates, tokenizer
+from megatron_ft.data.example import Example
 from megatron_ft.data.records import RowError, read_row, stream_lines
-from megatron_ft.data.render import Document, render
+from megatron_ft.data.render import Documents, render
 from megatron_ft.data.templates import Template
 from megatron_ft.data.tokenizer import Tokenizer
 
@@ -53,16 +52,9 @@ class Omission:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The documents of a chunk, end to end."""
+    """What a chunk gave."""
 
-    ids: np.ndarray
-    """int32 [tokens]."""
-    lengths: np.ndarray
-    """int32 [segments]."""
-    modes: np.ndarray
-    """int8 [segments]."""
-    segments: np.ndarray
-    """int64 [documents]: segments of each."""
+    documents: Documents
     counts: dict[str, int]
     """{"rows", "documents", "tokens", "supervised", "truncated"}."""
     omissions: list[Omission]
@@ -99,17 +91,30 @@ def render_chunk(chunk: Chunk, recipe: Recipe) -> Block:
         if example is not None:
             examples.append(example)
     rows = len(examples) + len(omissions)
-    documents, truncated = [], 0
-    for example, document in zip(examples, render(examples, template, reader), strict=True):
-        is_long = recipe.max_length is not None and len(document.ids) > recipe.max_length
+    documents, long_ones, truncated = _apply_long_rule(render(examples, template, reader), examples, recipe)
+    omissions += long_ones
+    counts = {"rows": rows, "documents": len(documents), "tokens": len(documents.ids),
+              "supervised": int(documents.supervised.sum()), "truncated": truncated}
+    return Block(documents, counts, input_bytes=sum(map(len, chunk.lines)),
+                 omissions=sorted(omissions, key=lambda omission: int(omission.source.rpartition(":")[2])))
+
+
+def _apply_long_rule(documents: Documents, examples: list[Example],
+                     recipe: Recipe) -> tuple[Documents, list[Omission], int]:
+    """What stays, what does not, and how many were cut."""
+    if recipe.max_length is None or not (documents.tokens > recipe.max_length).any():
+        return documents, [], 0
+    kept, omissions, truncated = [], [], 0
+    for example, document in zip(examples, documents, strict=True):
+        is_long = len(document.ids) > recipe.max_length
         if is_long and recipe.on_long == "truncate":
             document = document.cut(recipe.max_length)
         if is_long and (recipe.on_long != "truncate" or not document.supervised):
             omissions.append(_too_long(example.source, len(document.ids), recipe))
             continue
         truncated += is_long
-        documents.append(document)
-    return _block(documents, omissions, rows=rows, truncated=truncated, input_bytes=sum(map(len, chunk.lines)))
+        kept.append(document)
+    return Documents.join(kept), omissions, truncated
 
 
 @functools.lru_cache(maxsize=1)
@@ -124,16 +129,3 @@ def _too_long(source: str, tokens: int, recipe: Recipe) -> Omission:
                "drop or cut such rows with --on-long=drop or truncate (they are counted)")
     return Omission("longer than --max-length", source, message if recipe.on_long == "stop" else None)
 
-
-def _block(documents: list[Document], omissions: list[Omission], *, rows: int, truncated: int,
-           input_bytes: int) -> Block:
-    def joined(name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([np.empty(0, dtype), *(getattr(document, name) for document in documents)])
-
-    ids = joined("ids", np.int32)
-    counts = {"rows": rows, "documents": len(documents), "tokens": len(ids),
-              "supervised": sum(document.supervised for document in documents), "truncated": truncated}
-    return Block(ids=ids, lengths=joined("lengths", np.int32), modes=joined("modes", np.int8),
-                 segments=np.array([len(document.lengths) for document in documents], dtype=np.int64), counts=counts,
-                 omissions=sorted(omissions, key=lambda omission: int(omission.source.rpartition(":")[2])),
-                 input_bytes=input_bytes)

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one side says."""
+
+    role: Role
+    text: str
+    context: str = ""
+    """What a user's instruction is about and is not the instruction itself: code to change, Alpaca's `input`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One record of instruction data, as text."""
+    """One record of instruction data, as text: user and assistant in turn, perhaps after a system prompt."""
 
-    inputs: str
-    outputs: str
+    turns: tuple[Turn, ...]
+    """At most one system turn, at the front; then user, assistant, user ... The last turn is the assistant's."""
     source: str = ""
     """Where it was read, `file:line`; for messages."""
+
+    @classmethod
+    def pair(cls, inputs: str, outputs: str, *, context: str = "", source: str = "") -> Example:
+        """One instruction and its answer.
+
+        >>> [turn.role for turn in Example.pair("1 + 1?", "2").turns]
+        ['user', 'assistant']
+        """
+        return cls((Turn("user", inputs, context), Turn("assistant", outputs)), source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +43,18 @@ class Special:
     """A special token that a template writes. Data never does: the same string inside data is ordinary text."""
 
     token: str
+
+
+class Mark(enum.Enum):
+    """Ids whose string depends on the tokenizer."""
+
+    BEGIN = "begin"
+    """What opens a text: LLaMA's `<s>`, nothing for StarCoder. A document's own is written by `render`."""
+    END = "end"
+    """The end-of-text token."""
+
+
+Part = str | Special | Mark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +65,12 @@ class Segment:
     '<commit_msg>Fix typo'
     """
 
-    parts: tuple[str | Special, ...]
+    parts: tuple[Part, ...]
     """Plain strings are tokenized as text, whatever they contain; each `Special` becomes exactly one id."""
     supervised: bool
 
     @property
     def text(self) -> str:
-        """What a reader sees, special tokens written out."""
-        return "".join(part.token if isinstance(part, Special) else part for part in self.parts)
+        """What a reader sees, special tokens written out; a `Mark` has no text."""
+        return "".join(part.token if isinstance(part, Special) else part for part in self.parts
+                       if not isinstance(part, Mark))

@@ -55,8 +55,9 @@ def stream_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 def read_row(line: bytes, source: str) -> Example | None:
     r"""The example in one line of JSONL; None for a blank line; RowError says what is wrong.
 
-    >>> read_row(b'{"prompt": "1 + 1?", "completion": "2"}\n', "data.jsonl:1")
-    Example(inputs='1 + 1?', outputs='2', source='data.jsonl:1')
+    >>> read_row(b'{"prompt": "1 + 1?", "completion": "2"}\n', "data.jsonl:1") == Example.pair(
+    ...     "1 + 1?", "2", source="data.jsonl:1")
+    True
     """
     if source.endswith(":1"):
         line = line.removeprefix(BYTE_ORDER_MARK)
@@ -64,7 +65,7 @@ def read_row(line: bytes, source: str) -> Example | None:
         return None
     row = _parse(line, source)
     inputs_key, outputs_key = _keys(row, source)
-    return Example(_text(row, inputs_key, source), _text(row, outputs_key, source), source)
+    return Example.pair(_text(row, inputs_key, source), _text(row, outputs_key, source), source=source)
 
 
 def _parse(line: bytes, source: str) -> dict[str, Any]:

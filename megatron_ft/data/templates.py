@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 
-from megatron_ft.data.example import Example, Segment
+from megatron_ft.data.example import Example, Mark, Segment
 from megatron_ft.errors import ConfigError
 
 
@@ -26,9 +26,10 @@ class Template(abc.ABC):
         return self._prompt(inputs, answer_start).strip()
 
     def segments(self, example: Example) -> list[Segment]:
-        """The example as training text: the prompt, then the answer; the end-of-text token is added when rendered."""
-        prompt = Segment((self.prompt(example.inputs),), supervised=False)
-        answer = Segment((self._separator(example) + example.outputs,), supervised=True)
+        """The example as training text: the prompt, then the answer, closed by the end-of-text token."""
+        question, answer_turn = example.turns
+        prompt = Segment((self.prompt(question.text),), supervised=False)
+        answer = Segment((self._separator(example) + answer_turn.text, Mark.END), supervised=True)
         return [prompt, answer] if prompt.text else [answer]
 
     @abc.abstractmethod
@@ -48,9 +49,9 @@ class OctoCoder(Template):
 
     >>> OctoCoder().prompt("Add 1 to x.", answer_start="def f(x):\n")
     'Question: Add 1 to x.\n\nAnswer:\ndef f(x):'
-    >>> [segment.text for segment in OctoCoder().segments(Example("Add 1 to x.", "\ndef f(x):\n    return x + 1"))]
+    >>> [segment.text for segment in OctoCoder().segments(Example.pair("Add 1 to x.", "\ndef f(x):\n    return x + 1"))]
     ['Question: Add 1 to x.\n\nAnswer:', '\ndef f(x):\n    return x + 1']
-    >>> [segment.text for segment in OctoCoder().segments(Example("What is 1 + 1?", "2"))]
+    >>> [segment.text for segment in OctoCoder().segments(Example.pair("What is 1 + 1?", "2"))]
     ['Question: What is 1 + 1?\n\nAnswer:', ' 2']
     """
 
@@ -60,7 +61,7 @@ class OctoCoder(Template):
         return f"Question: {inputs}\n\nAnswer:\n{answer_start}"
 
     def _separator(self, example: Example) -> str:
-        return "" if example.outputs.startswith(("\n", "\r\n")) else " "
+        return "" if example.turns[-1].text.startswith(("\n", "\r\n")) else " "
 
 
 class Instruct(Template):
@@ -68,7 +69,7 @@ class Instruct(Template):
 
     >>> Instruct().prompt("Add 1 to x.", answer_start="def f(x):\n")
     'Add 1 to x.\n\ndef f(x):'
-    >>> [segment.text for segment in Instruct().segments(Example("What is 1 + 1?", "2"))]
+    >>> [segment.text for segment in Instruct().segments(Example.pair("What is 1 + 1?", "2"))]
     ['What is 1 + 1?', '\n\n2']
     """
 
@@ -86,7 +87,7 @@ class Plain(Template):
 
     >>> Plain().prompt("Add 1 to x.", answer_start="def f(x):\n")
     'def f(x):'
-    >>> [segment.text for segment in Plain().segments(Example("def f(x):\n", "    return x + 1"))]
+    >>> [segment.text for segment in Plain().segments(Example.pair("def f(x):\n", "    return x + 1"))]
     ['def f(x):', '\n    return x + 1']
     """
 
@@ -96,7 +97,7 @@ class Plain(Template):
         return answer_start or inputs
 
     def _separator(self, example: Example) -> str:
-        return example.inputs[len(example.inputs.rstrip()):]
+        return example.turns[0].text[len(example.turns[0].text.rstrip()):]
 
 
 TEMPLATES: dict[str, Template] = {

@@ -10,10 +10,13 @@ A special token's string inside text stays text; ids of special tokens come from
 from __future__ import annotations
 
 import abc
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from megatron_ft.errors import DataError
 
@@ -45,6 +48,17 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids."""
+
+    def encode_flat(self, texts: Sequence[str], *, first: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The same ids end to end.
+
+        Returns:
+            ids, int32 [tokens], and how many of them are each text's, int64 [texts].
+        """
+        encoded = self.encode_texts(texts, first=first) if texts else []
+        counts = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        flat = itertools.chain.from_iterable(encoded)
+        return np.fromiter(flat, dtype=np.int32, count=int(counts.sum())), counts
 
     def encode_text(self, text: str, *, first: bool) -> list[int]:
         """The ids of one text; see `encode_texts`."""

@@ -33,7 +33,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("keys", [("inputs", "outputs"), ("inputs", "targets"), ("prompt", "completion")])
 def test_known_keys_are_read(keys):
     row = {keys[0]: "ask", "other": 1, keys[1]: "answer"}
-    assert read_row(json.dumps(row).encode(), "f:2") == Example("ask", "answer", "f:2")
+    assert read_row(json.dumps(row).encode(), "f:2") == Example.pair("ask", "answer", source="f:2")
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
@@ -46,7 +46,7 @@ def test_a_bad_row_says_where_what_and_what_to_do(name):
 
 def test_blank_lines_and_a_byte_order_mark_are_no_rows():
     assert read_row(b"  \r\n", "f:3") is None
-    assert read_row(b'\xef\xbb\xbf{"inputs": "a", "outputs": "b"}', "f:1") == Example("a", "b", "f:1")
+    assert read_row(b'\xef\xbb\xbf{"inputs": "a", "outputs": "b"}', "f:1") == Example.pair("a", "b", source="f:1")
 
 
 @given(inputs=st.text(), outputs=st.text(), ascii_only=st.booleans())
@@ -57,7 +57,7 @@ def test_any_text_comes_back_whole(inputs, outputs, ascii_only):
     except RowError as error:
         assert not inputs.strip() or not outputs.strip(), error
     else:
-        assert (example.inputs, example.outputs) == (inputs, outputs)
+        assert tuple(turn.text for turn in example.turns) == (inputs, outputs)
 
 
 @given(line=st.binary(max_size=200))
@@ -79,7 +79,7 @@ def test_a_mutated_row_never_breaks_the_reader(position, byte):
     except RowError as error:
         assert error.reason
     else:
-        assert example is None or (example.inputs and example.outputs)
+        assert example is None or all(turn.text for turn in example.turns)
 
 
 def test_lines_are_numbered_from_one_and_a_last_line_without_newline_counts(tmp_path):

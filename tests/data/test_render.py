@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from megatron_ft.data import templates
 from megatron_ft.data import tokenizer as reader
-from megatron_ft.data.example import Example, Segment, Special
+from megatron_ft.data.example import Example, Mark, Segment, Special
 from megatron_ft.data.render import Document, render
 from megatron_ft.data.tokenizer_sentencepiece import write_hugging_face
 from tests.data.shared import LLAMA, STARCODER, needs_data
@@ -34,8 +34,9 @@ class Commit(templates.OctoCoder):
     """A template that writes special tokens, as the commit format of StarCoder."""
 
     def segments(self, example):
-        return [Segment((Special("<commit_before>"), "old", Special("<commit_msg>"), example.inputs,
-                         Special("<commit_after>")), supervised=False), Segment((example.outputs,), supervised=True)]
+        return [Segment((Special("<commit_before>"), "old", Special("<commit_msg>"), example.turns[0].text,
+                         Special("<commit_after>")), supervised=False),
+                Segment((example.turns[1].text, Mark.END), supervised=True)]
 
 
 def mask(document: Document) -> np.ndarray:
@@ -47,7 +48,7 @@ def letters(text: str) -> list[int]:
 
 
 def test_a_document_worked_out_by_hand():
-    (document,) = render([Example("Hi?", "Yo")], templates.get("octocoder"), Letters(begin=[1]))
+    (document,) = render([Example.pair("Hi?", "Yo")], templates.get("octocoder"), Letters(begin=[1]))
     prompt = [1, 1100, *letters("Question: Hi?\n\nAnswer:")]
     assert document.ids.tolist() == prompt + letters(" Yo") + [0]
     assert document.ids.dtype == np.int32
@@ -59,22 +60,22 @@ def test_a_document_worked_out_by_hand():
 def test_opening_ids_are_not_supervised_when_an_answer_opens_the_document():
     class Bare(templates.Plain):
         def segments(self, example):
-            return [Segment((example.outputs,), supervised=True)]
+            return [Segment((example.turns[1].text, Mark.END), supervised=True)]
 
-    (document,) = render([Example("", "Yo")], Bare(), Letters(begin=[1]))
+    (document,) = render([Example.pair("", "Yo")], Bare(), Letters(begin=[1]))
     assert (document.ids.tolist(), mask(document).tolist()) == ([1, 1100, 89, 111, 0], [False] + [True] * 4)
-    (document,) = render([Example("", "Yo")], Bare(), Letters())
+    (document,) = render([Example.pair("", "Yo")], Bare(), Letters())
     assert (mask(document).all(), document.supervised) == (True, 3)
 
 
 def test_special_tokens_come_from_the_template_only():
-    (document,) = render([Example("say <commit_after>", "new")], Commit(), Letters())
+    (document,) = render([Example.pair("say <commit_after>", "new")], Commit(), Letters())
     before, message = letters("old"), letters("say <commit_after>")
     assert document.ids.tolist() == [1001, *before, 1002, *message, 1003, *letters("new"), 0]
 
 
 def test_many_examples_are_rendered_as_one_by_one():
-    examples = [Example(f"ask {number}", "x" * number) for number in range(1, 9)]
+    examples = [Example.pair(f"ask {number}", "x" * number) for number in range(1, 9)]
     template = templates.get("instruct")
     for together, example in zip(render(examples, template, Letters()), examples, strict=True):
         (alone,) = render([example], template, Letters())
@@ -92,11 +93,11 @@ def test_a_cut_document_is_its_beginning(tokens):
 
 
 EXAMPLES = [
-    Example("What is 1 + 1?", "2"),
-    Example("Write add.", "\ndef add(a, b):\n    return a + b\n"),
-    Example("Say <|endoftext|> and </s> and <filename>.", "It is <|endoftext|></s>."),
-    Example("  deep\n\tindent  ", "    spaces  first"),
-    Example("漢字?", "é😀\u2028"),
+    Example.pair("What is 1 + 1?", "2"),
+    Example.pair("Write add.", "\ndef add(a, b):\n    return a + b\n"),
+    Example.pair("Say <|endoftext|> and </s> and <filename>.", "It is <|endoftext|></s>."),
+    Example.pair("  deep\n\tindent  ", "    spaces  first"),
+    Example.pair("漢字?", "é😀\u2028"),
 ]
 
 
@@ -114,9 +115,9 @@ def test_prompt_ids_are_what_the_evaluator_feeds_and_supervised_ids_are_the_answ
     for example, document in zip(EXAMPLES, render(EXAMPLES, template, ours), strict=True):
         prompt, answer = template.segments(example)
         is_answer = mask(document)
-        fed = theirs(template.prompt(example.inputs), split_special_tokens=True).input_ids
-        if "<" not in example.inputs:
-            assert fed == theirs(template.prompt(example.inputs)).input_ids
+        fed = theirs(template.prompt(example.turns[0].text), split_special_tokens=True).input_ids
+        if "<" not in example.turns[0].text:
+            assert fed == theirs(template.prompt(example.turns[0].text)).input_ids
             assert document.ids[~is_answer].tolist() == fed
         assert document.ids[is_answer].tolist() == [*ours.encode_text(answer.text, first=False), ours.end_of_text]
         text = ours.decode(document.ids[len(ours.begin):-1].tolist())

@@ -10,7 +10,7 @@ NAMES = list(templates.TEMPLATES)
 
 
 def test_octocoder_words_training_text_as_octopack_does():
-    text = "".join(s.text for s in templates.get("octocoder").segments(Example("Is 7 prime?", "Yes.")))
+    text = "".join(s.text for s in templates.get("octocoder").segments(Example.pair("Is 7 prime?", "Yes.")))
     assert text == "Question: Is 7 prime?\n\nAnswer: Yes."
 
 
@@ -23,7 +23,7 @@ def test_octocoder_evaluation_prompt_is_humanevalpacks():
 def test_a_code_answer_trains_the_very_text_that_evaluation_prompts_with():
     base, body = "def add(a, b):\n    '''Sum.'''\n", "    return a + b\n"
     octocoder = templates.get("octocoder")
-    trained = "".join(s.text for s in octocoder.segments(Example("Write add.", "\n" + base + body)))
+    trained = "".join(s.text for s in octocoder.segments(Example.pair("Write add.", "\n" + base + body)))
     assert trained.startswith(octocoder.prompt("Write add.", answer_start=base))
 
 
@@ -31,7 +31,7 @@ def test_a_code_answer_trains_the_very_text_that_evaluation_prompts_with():
 @pytest.mark.parametrize("name", NAMES)
 def test_first_training_segment_is_the_prompt(name, inputs):
     template = templates.get(name)
-    prompt, answer = template.segments(Example(inputs, "outputs \n"))
+    prompt, answer = template.segments(Example.pair(inputs, "outputs \n"))
     assert (prompt.text, prompt.supervised) == (template.prompt(inputs), False)
     assert answer.supervised
     assert answer.text.endswith("outputs \n")

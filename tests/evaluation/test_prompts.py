@@ -40,7 +40,7 @@ def test_every_prompt_of_humanevalpack_is_exactly_the_public_one(humanevalpack) 
 
 def test_an_evaluation_prompt_is_how_the_training_text_of_its_solution_begins() -> None:
     problem = make_problem()
-    example = Example(problem.instruction, "\n" + problem.prompt + problem.canonical_solution)
+    example = Example.pair(problem.instruction, "\n" + problem.prompt + problem.canonical_solution)
     trained = "".join(segment.text for segment in templates.get("octocoder").segments(example))
     assert trained.startswith(prompt(problem, "synthesize", "octocoder"))
 

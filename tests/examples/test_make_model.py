@@ -49,7 +49,7 @@ def test_training_ids_begin_with_the_ids_of_the_evaluators_prompt(family, base_m
     ours, theirs = tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
     for problem in benchmark.read(DATA / "problems.jsonl").problems:
         row = make_data.pair(vars(problem))
-        document = render([Example(row["inputs"], row["outputs"])], templates.get("octocoder"), ours)[0]
+        document = render([Example.pair(row["inputs"], row["outputs"])], templates.get("octocoder"), ours)[0]
         asked = theirs(prompts.prompt(problem, "synthesize", "octocoder"))["input_ids"]
         assert document.ids[:len(asked)].tolist() == asked
         assert ours.decode(document.ids[len(asked):-1]).strip("\n") == problem.canonical_solution.strip("\n")

@@ -62,7 +62,7 @@ def test_the_example_in_a_docstring_holds(problem):
 @pytest.mark.parametrize("problem", MEMORISED, ids=lambda problem: problem.entry_point)
 def test_a_training_text_is_the_evaluators_prompt_and_the_answer_byte_for_byte(problem):
     row = make_data.pair(vars(problem))
-    segments = templates.get("octocoder").segments(Example(row["inputs"], row["outputs"]))
+    segments = templates.get("octocoder").segments(Example.pair(row["inputs"], row["outputs"]))
     asked = prompts.prompt(problem, "synthesize", "octocoder")
     assert "".join(segment.text for segment in segments) == asked + "\n" + problem.canonical_solution
 
