@@ -19,7 +19,7 @@ from megatron_ft.data import templates, tokenizer
 from megatron_ft.data.chunk import Block, Chunk, Recipe, cut_into_chunks, render_chunk
 from megatron_ft.data.indexed import Writer, with_suffix
 from megatron_ft.data.manifest import Manifest, describe_file, versions
-from megatron_ft.data.records import Dropped
+from megatron_ft.data.rows import Dropped
 from megatron_ft.errors import ConfigError, DataError
 
 SUFFIXES = (".bin", ".idx", ".json")  # the manifest comes last: it says that the dataset is whole

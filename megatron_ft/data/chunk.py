@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from megatron_ft.data import templates, tokenizer
 from megatron_ft.data.example import Example
-from megatron_ft.data.records import RowError, read_row, stream_lines
+from megatron_ft.data.records import read_row, stream_lines
+from megatron_ft.data.rows import RowError
 from megatron_ft.data.render import Documents, render
 from megatron_ft.data.templates import Template
 from megatron_ft.data.tokenizer import Tokenizer

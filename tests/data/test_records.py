@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ft.data.example import Example
-from megatron_ft.data.records import FIRST_SHOWN, Dropped, RowError, read_row, stream_lines
+from megatron_ft.data.records import read_row, stream_lines
+from megatron_ft.data.rows import FIRST_SHOWN, Dropped, RowError
 from megatron_ft.errors import DataError
 
 SKIP_HINT = r"; drop the row or pass --on-bad-row=skip \(skipped rows are counted by reason\)$"
