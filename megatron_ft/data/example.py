@@ -6,6 +6,8 @@ import dataclasses
 import enum
 from typing import Literal
 
+from megatron_ft.errors import DataError
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -27,6 +29,8 @@ class Example:
     """At most one system turn, at the front; then user, assistant, user ... The last turn is the assistant's."""
     source: str = ""
     """Where it was read, `file:line`; for messages."""
+    kind: str = dataclasses.field(default="", compare=False)
+    """What kind of row it was; see `kinds`."""
 
     @classmethod
     def pair(cls, inputs: str, outputs: str, *, context: str = "", source: str = "") -> Example:
@@ -36,6 +40,14 @@ class Example:
         ['user', 'assistant']
         """
         return cls((Turn("user", inputs, context), Turn("assistant", outputs)), source)
+
+
+class RowError(DataError):
+    """A row that is no example, or none for the template. `reason` is the short form that rows are counted under."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{message}; drop the row or pass --on-bad-row=skip (skipped rows are counted by reason)")
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)

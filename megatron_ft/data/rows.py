@@ -9,19 +9,11 @@ from typing import Any
 
 import orjson
 
+from megatron_ft.data.example import RowError
 from megatron_ft.data.input_files import LONGEST_ROW_BYTES, OVERSIZED, Chunk
-from megatron_ft.errors import DataError
 
 FIRST_SHOWN = 5
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class RowError(DataError):
-    """A row that cannot be used. `reason` is the short form that rows are counted under."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(f"{message}; drop the row or pass --on-bad-row=skip (skipped rows are counted by reason)")
-        self.reason = reason
 
 
 class Dropped:
