@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from megatron_ft.data import pack_cache
 from megatron_ft.errors import DataError
+
+ALGORITHM = "best-fit-decreasing 1"
+"""To be changed with the rows that `_pack_sorted` makes: caches of packings are kept under it."""
+CACHED_FROM_DOCUMENTS = 100_000  # fewer are packed in less time than a shared file system takes to answer
 
 
 def pack(lengths: Sequence[int], row: int) -> list[list[int]]:
@@ -55,6 +61,22 @@ def _pack_sorted(descending: np.ndarray, row: int) -> list[list[int]]:
     return rows
 
 
+def _packed(descending: np.ndarray, row: int, cache: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row starts, int64 [rows + 1], and the ranks of all rows, int64 [documents]; from the cache if it pays."""
+    cached = cache is not None and len(descending) >= CACHED_FROM_DOCUMENTS
+    key = pack_cache.key_of(ALGORITHM, row, descending) if cached else ""
+    packed = pack_cache.read(cache, key) if cached else None
+    if packed is None:
+        rows = _pack_sorted(descending, row)
+        counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        ranks = np.fromiter((rank for ranks in rows for rank in ranks), dtype=np.int64, count=len(descending))
+        packed = np.concatenate([[0], np.cumsum(counts), ranks]).astype(np.int64)
+        if cached:
+            pack_cache.write(cache, key, packed)
+    rows_end = len(packed) - len(descending)
+    return packed[:rows_end], packed[rows_end:]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Which documents are in which row of one epoch."""
@@ -77,14 +99,16 @@ class Packing:
     same number of rows.
     """
 
-    def __init__(self, lengths: np.ndarray, row: int) -> None:
+    def __init__(self, lengths: np.ndarray, row: int, *, cache: Path | None = None) -> None:
+        """Pack documents of `lengths` positions into rows of `row` positions.
+
+        Args:
+            cache: folder where large packings are kept (see `pack_cache`); None: nowhere.
+        """
         self._lengths = np.asarray(lengths, dtype=np.int64)
-        rows = _pack_sorted(-np.sort(-self._lengths), row)
-        self.rows = len(rows)
+        self._starts, self._ranks = _packed(-np.sort(-self._lengths), row, cache)
+        self.rows = len(self._starts) - 1
         self.row_positions = row
-        counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._ranks = np.fromiter((rank for ranks in rows for rank in ranks), dtype=np.int64, count=len(self._lengths))
 
     @property
     def fill(self) -> float:
