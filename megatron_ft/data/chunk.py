@@ -1,22 +1,26 @@
-"""A stretch of an input file into documents: what one preprocessing process does at a time."""
+"""A chunk of rows into documents: what one preprocessing process does at a time."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from megatron_ft.data import templates, tokenizer
-from megatron_ft.data.example import Example
-from megatron_ft.data.records import read_row, stream_lines
-from megatron_ft.data.rows import RowError
-from megatron_ft.data.render import Documents, render
+import numpy as np
+
+from megatron_ft import log
+from megatron_ft.data import kinds, templates, tokenizer, tokenizer_fast
+from megatron_ft.data.example import Example, RowError, Segment
+from megatron_ft.data.input_files import Chunk, Position
+from megatron_ft.data.render import Documents, LossOn, tokenize
+from megatron_ft.data.rows import rows_of
 from megatron_ft.data.templates import Template
 from megatron_ft.data.tokenizer import Tokenizer
+from megatron_ft.errors import DataError
 
-CHUNK_BYTES = 1 << 20
+NO_ANSWER = "no answer within --max-length"
+TOO_LONG = "longer than --max-length"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +30,13 @@ class Recipe:
     tokenizer: str
     """Path; see `tokenizer.load`."""
     template: str
+    kind: str | None = None
+    """What rows are read as; None: each row's keys say."""
+    loss_on: LossOn = "answers"
     on_bad_row: Literal["stop", "skip"] = "stop"
     max_length: int | None = None
     """Longest document in tokens, opening and end-of-text tokens included; None: any."""
     on_long: Literal["stop", "drop", "truncate"] = "stop"
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Some lines of a file."""
-
-    path: str
-    first_line: int
-    lines: list[bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +48,11 @@ class Omission:
     fatal: str | None
     """The message to stop with, where the recipe says stop."""
 
+    @property
+    def number(self) -> int:
+        """The row's, in its file."""
+        return int(self.source.rpartition(":")[2])
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -58,54 +61,103 @@ class Block:
     documents: Documents
     counts: dict[str, int]
     """{"rows", "documents", "tokens", "supervised", "truncated"}."""
+    kinds: dict[str, int]
+    """Rows of each kind."""
     omissions: list[Omission]
     input_bytes: int
+    end: Position
+    digest: str
+    """Where the chunk ended, and the digest there; see `input_files.Chunk`."""
 
 
-def cut_into_chunks(path: Path, digest: Any) -> Iterator[Chunk]:
-    """The lines of a file, about a megabyte at a time; `digest` (of hashlib) is fed with every byte."""
-    lines: list[bytes] = []
-    first, size = 1, 0
-    for number, line in stream_lines(path):
-        digest.update(line)
-        lines.append(line)
-        size += len(line)
-        if size >= CHUNK_BYTES:
-            yield Chunk(str(path), first, lines)
-            lines, first, size = [], number + 1, 0
-    if lines:
-        yield Chunk(str(path), first, lines)
+def render_chunk(chunk: Chunk, recipe: Recipe, *, fast: bool) -> Block:
+    """The documents of a chunk. Pure, so that any process may do it.
 
-
-def render_chunk(chunk: Chunk, recipe: Recipe) -> Block:
-    """The documents of a chunk. Pure, so that any process may do it."""
-    template, reader = _tools(recipe)
-    omissions: list[Omission] = []
-    examples = []
-    for number, line in enumerate(chunk.lines, start=chunk.first_line):
-        source = f"{chunk.path}:{number}"
-        try:
-            example = read_row(line, source)
-        except RowError as error:
-            omissions.append(Omission(error.reason, source, str(error) if recipe.on_bad_row == "stop" else None))
-            continue
-        if example is not None:
-            examples.append(example)
+    Args:
+        fast: encode by gigatoken. One example of every chunk is encoded by the reference too; DataError if they differ.
+    """
+    template, reader = tools(recipe, fast=fast)
+    examples, drafts, omissions = draft_chunk(chunk, recipe, template)
     rows = len(examples) + len(omissions)
-    documents, long_ones, truncated = _apply_long_rule(render(examples, template, reader), examples, recipe)
-    omissions += long_ones
+    documents = tokenize(drafts, reader, loss_on=recipe.loss_on)
+    if isinstance(reader, tokenizer_fast.FastTokenizer):
+        _audit(documents, examples, drafts, reader)
+        reader.forget()
+    documents, truncated = _apply_long_rule(documents, examples, omissions, recipe)
     counts = {"rows": rows, "documents": len(documents), "tokens": len(documents.ids),
               "supervised": int(documents.supervised.sum()), "truncated": truncated}
-    return Block(documents, counts, input_bytes=sum(map(len, chunk.lines)),
-                 omissions=sorted(omissions, key=lambda omission: int(omission.source.rpartition(":")[2])))
+    return Block(documents, counts, dict(collections.Counter(example.kind for example in examples)),
+                 sorted(omissions, key=lambda omission: omission.number), chunk.input_bytes, chunk.end, chunk.digest)
 
 
-def _apply_long_rule(documents: Documents, examples: list[Example],
-                     recipe: Recipe) -> tuple[Documents, list[Omission], int]:
-    """What stays, what does not, and how many were cut."""
+def draft_chunk(chunk: Chunk, recipe: Recipe,
+                template: Template) -> tuple[list[Example], list[list[Segment]], list[Omission]]:
+    """The examples in a chunk, each as worded by the template, and the rows that are none."""
+    examples, drafts, omissions = [], [], []
+    for row in rows_of(chunk):
+        try:
+            if row.error is not None:
+                raise row.error
+            example = kinds.to_example(row.value, kind=recipe.kind, source=row.source)
+            drafts.append(template.segments(example))
+        except RowError as error:
+            fatal = str(error) if recipe.on_bad_row == "stop" else None
+            omissions.append(Omission(error.reason, row.source, fatal))
+        else:
+            examples.append(example)
+    return examples, drafts, omissions
+
+
+@functools.lru_cache(maxsize=2)
+def tools(recipe: Recipe, *, fast: bool) -> tuple[Template, Tokenizer]:
+    """The recipe's template and tokenizer; loaded once per process."""
+    reader = reference(recipe.tokenizer)
+    template = templates.get(recipe.template, tokenizer_path=recipe.tokenizer)
+    return template, tokenizer_fast.accelerate(reader) if fast else reader
+
+
+@functools.lru_cache(maxsize=1)
+def reference(path: str) -> Tokenizer:
+    """The tokenizer at a path, as its own library reads it; loaded once per process."""
+    return tokenizer.load(path)
+
+
+def choose_encoder(sample: list[Chunk], recipe: Recipe) -> bool:
+    """Whether gigatoken gives the reference's ids on the beginning of the data; a log line says what encodes."""
+    reader = reference(recipe.tokenizer)
+    try:
+        template, fast = tools(recipe, fast=True)
+        for chunk in sample:
+            drafts = draft_chunk(chunk, recipe, template)[1][:SAMPLED_EXAMPLES]
+            if not _same(tokenize(drafts, fast), tokenize(drafts, reader)):
+                raise tokenizer_fast.UnsupportedError(f"gigatoken gives other ids for rows of {chunk.path}")
+    except tokenizer_fast.UnsupportedError as error:
+        log.get().info("encoding with %s, the reference: %s", type(reader).library, error)
+        return False
+    log.get().info("encoding with gigatoken, which gave the reference's ids on the first rows")
+    return True
+
+
+SAMPLED_EXAMPLES = 64
+
+
+def _audit(documents: Documents, examples: list[Example], drafts: list[list[Segment]],
+           reader: tokenizer_fast.FastTokenizer) -> None:
+    if examples and not np.array_equal(documents[0].ids, tokenize(drafts[:1], reader.reference).ids):
+        raise DataError(f"{examples[0].source}: gigatoken gives other ids than the reference tokenizer; build the dataset "
+                        "with --encoder reference, and please report the row")
+
+
+def _same(one: Documents, other: Documents) -> bool:
+    return np.array_equal(one.ids, other.ids) and np.array_equal(one.lengths, other.lengths)
+
+
+def _apply_long_rule(documents: Documents, examples: list[Example], omissions: list[Omission],
+                     recipe: Recipe) -> tuple[Documents, int]:
+    """What stays, and how many were cut; the others join the omissions."""
     if recipe.max_length is None or not (documents.tokens > recipe.max_length).any():
-        return documents, [], 0
-    kept, omissions, truncated = [], [], 0
+        return documents, 0
+    kept, truncated = [], 0
     for example, document in zip(examples, documents, strict=True):
         is_long = len(document.ids) > recipe.max_length
         if is_long and recipe.on_long == "truncate":
@@ -115,18 +167,12 @@ def _apply_long_rule(documents: Documents, examples: list[Example],
             continue
         truncated += is_long
         kept.append(document)
-    return Documents.join(kept), omissions, truncated
-
-
-@functools.lru_cache(maxsize=1)
-def _tools(recipe: Recipe) -> tuple[Template, Tokenizer]:
-    return templates.get(recipe.template), tokenizer.load(recipe.tokenizer)
+    return Documents.join(kept), truncated
 
 
 def _too_long(source: str, tokens: int, recipe: Recipe) -> Omission:
     if recipe.on_long == "truncate":
-        return Omission("no answer within --max-length", source, None)
+        return Omission(NO_ANSWER, source, None)
     message = (f"{source}: the document has {tokens} tokens, --max-length is {recipe.max_length}; "
                "drop or cut such rows with --on-long=drop or truncate (they are counted)")
-    return Omission("longer than --max-length", source, message if recipe.on_long == "stop" else None)
-
+    return Omission(TOO_LONG, source, message if recipe.on_long == "stop" else None)

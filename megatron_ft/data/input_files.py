@@ -62,6 +62,7 @@ class InputFile(abc.ABC):
     """As the user named it."""
     bytes: int
     """On disk."""
+    is_table: bool
     identity: object
     """Equal for two names of one file."""
 
@@ -94,6 +95,8 @@ class Part:
 
 class TextFile(InputFile):
     """JSONL, plain or compressed: a line is a row, and a blank line is one too."""
+
+    is_table = False
 
     def __init__(self, path: Path, packed: Literal["gzip", "zstd"] | None = None) -> None:
         status = path.stat()

@@ -23,6 +23,7 @@ ROWS_AT_ONCE = 256
 class Table(InputFile):
     """Rows in columns; chunks are cut by size where rows are small and by number where they are not."""
 
+    is_table = True
     rows: int
 
     def cut(self, offset: int) -> Position:

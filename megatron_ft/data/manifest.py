@@ -13,22 +13,29 @@ from typing import Any
 from megatron_ft import cli
 from megatron_ft.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """Counts and fingerprints of a dataset."""
 
+    recipe: dict[str, Any]
+    """What it was asked for: the arguments of preprocess/tokenize_sft.py."""
     template: str
+    template_fingerprint: str
+    """Changes with anything that changes the template's wording."""
     tokenizer: dict[str, Any]
     """{"fingerprint": str, "vocabulary": int, "end_of_text": int}."""
     counts: dict[str, int]
     """{"rows", "documents", "tokens", "supervised", "truncated"}: rows read from the input, documents written."""
+    kinds: dict[str, int]
+    """Rows of each kind."""
     dropped: dict[str, dict[str, Any]]
     """Reason -> {"rows": how many, "first": where the first ones were}."""
     inputs: list[dict[str, Any]]
-    """Of each input file: {"path", "bytes", "sha256"}."""
+    """Of each input file: {"path", "bytes", "sha256", "rows"}: what was read of it is rows[0]:rows[1], and the sha256 is
+    that of their text, decompressed (so of a plain file that was read whole, the file's own); of a table, the file's."""
     bin_file: dict[str, Any]
     """{"bytes", "sha256"} of PREFIX.bin."""
     idx_file: dict[str, Any]
@@ -76,7 +83,7 @@ def file_sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """What the ids in a dataset may depend on."""
-    packages = ("megatron_ft", "tokenizers", "sentencepiece", "numpy")
+    packages = ("megatron_ft", "tokenizers", "sentencepiece", "gigatoken", "numpy")
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 

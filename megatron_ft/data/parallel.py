@@ -29,14 +29,18 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
     if workers == 1:
         if initializer:
             initializer()
-        yield from map(function, items)
-        return
+        return map(function, items)
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin,
-                                                initargs=(initializer,)) as pool:
-        pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer,))
+    pool.submit(int).result()  # all processes begin here, before this one goes on to anything that starts threads
+    return _in_order(pool, function, iter(items), workers)
+
+
+def _in_order(pool: concurrent.futures.ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item],
+              workers: int) -> Iterator[Result]:
+    pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    with pool:
         try:
-            pool.submit(int).result()  # all processes begin here, before this one goes on to anything with threads
             for item in items:
                 pending.append(pool.submit(function, item))
                 if len(pending) >= AHEAD * workers:

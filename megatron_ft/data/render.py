@@ -106,9 +106,14 @@ def render(examples: Sequence[Example], template: Template, tokenizer: Tokenizer
     Args:
         loss_on: every answer (with what closes it), the last one alone, or everything but the opening ids.
     """
+    return tokenize([template.segments(example) for example in examples], tokenizer, loss_on=loss_on)
+
+
+def tokenize(drafts: Sequence[Sequence[Segment]], tokenizer: Tokenizer, *, loss_on: LossOn = "answers") -> Documents:
+    """The documents of some examples that a template has worded; see `render`."""
     draft = _Draft(tokenizer)
-    for example in examples:
-        draft.add(template.segments(example), loss_on)
+    for segments in drafts:
+        draft.add(segments, loss_on)
     return draft.documents()
 
 

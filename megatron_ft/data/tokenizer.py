@@ -24,6 +24,8 @@ from megatron_ft.errors import DataError
 class Tokenizer(abc.ABC):
     """What preprocessing needs of a tokenizer."""
 
+    library: str
+    """What encodes; for a log line."""
     vocabulary: int
     """Highest id + 1."""
     end_of_text: int
@@ -32,6 +34,8 @@ class Tokenizer(abc.ABC):
     """The ids that open every document: LLaMA's `<s>`; nothing for StarCoder."""
     fingerprint: str
     """Changes with anything that changes ids."""
+    literals: Sequence[str] = ()
+    """Strings that become one id wherever they stand in a text: added tokens that are not special."""
 
     @abc.abstractmethod
     def encode_texts(self, texts: Sequence[str], *, first: bool) -> list[list[int]]:

@@ -17,6 +17,8 @@ from megatron_ft.errors import DataError
 class JsonTokenizer(Tokenizer):
     """A tokenizer.json with the tokenizer_config.json beside it."""
 
+    library = "tokenizers"
+
     def __init__(self, path: Path) -> None:
         try:
             whole = tokenizers.Tokenizer.from_file(str(path))
@@ -24,9 +26,16 @@ class JsonTokenizer(Tokenizer):
             raise DataError(f"{path}: is no tokenizer.json that `tokenizers` {tokenizers.__version__} reads: {error}"
                             ) from error
         self._path = path
-        self._first = _for_text(whole)
-        self._later = _for_text(tokenizers.Tokenizer.from_str(json.dumps(without_prefix(json.loads(whole.to_str())))))
+        self.begin = _begin(whole)
+        _prepare_for_text(whole)
+        specification = json.loads(whole.to_str())
+        self._specifications = {True: specification, False: without_prefix(specification)}
+        self._encoders = {True: whole, False: whole}
+        if self._specifications[False] != specification:
+            self._encoders[False] = tokenizers.Tokenizer.from_str(json.dumps(self._specifications[False]))
+            _prepare_for_text(self._encoders[False])
         self._special_ids = {token.content: index for index, token in whole.get_added_tokens_decoder().items()}
+        self.literals = [token.content for token in whole.get_added_tokens_decoder().values() if not token.special]
         settings = read_settings(path.parent)
         self.vocabulary = max(whole.get_vocab(with_added_tokens=True).values()) + 1
         token = token_string(settings, "eos_token")
@@ -34,14 +43,17 @@ class JsonTokenizer(Tokenizer):
         if end_of_text is None:
             raise no_end_of_text(path, token)
         self.end_of_text = end_of_text
-        self.begin = _begin(whole)
-        content = json.loads(self._first.to_str()) | {"post_processor": None, "decoder": None}
+        content = specification | {"post_processor": None, "decoder": None}
         text = json.dumps([content, self.end_of_text, self.begin], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
     def encode_texts(self, texts: Sequence[str], *, first: bool) -> list[list[int]]:
-        encoder = self._first if first else self._later
-        return [encoding.ids for encoding in encoder.encode_batch_fast(list(texts), add_special_tokens=False)]
+        encodings = self._encoders[first].encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def specification(self, *, first: bool) -> dict[str, Any]:
+        """The tokenizer.json that texts are encoded with."""
+        return self._specifications[first]
 
     def special(self, token: str) -> int:
         if token not in self._special_ids:
@@ -49,7 +61,7 @@ class JsonTokenizer(Tokenizer):
         return self._special_ids[token]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._first.decode(list(ids), skip_special_tokens=False)
+        return self._encoders[True].decode(list(ids), skip_special_tokens=False)
 
 
 def _begin(whole: tokenizers.Tokenizer) -> list[int]:
@@ -59,13 +71,11 @@ def _begin(whole: tokenizers.Tokenizer) -> list[int]:
     return dressed[:at]
 
 
-def _for_text(whole: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy that neither cuts, pads nor takes special tokens from text."""
-    copy = tokenizers.Tokenizer.from_str(whole.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    copy.encode_special_tokens = True
-    return copy
+def _prepare_for_text(whole: tokenizers.Tokenizer) -> None:
+    """Let it neither cut, nor pad, nor take special tokens from text."""
+    whole.no_truncation()
+    whole.no_padding()
+    whole.encode_special_tokens = True
 
 
 def without_prefix(tokenizer: dict[str, Any]) -> dict[str, Any]:

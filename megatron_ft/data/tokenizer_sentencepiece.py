@@ -29,11 +29,17 @@ SPACE = "\u2581"
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece .model; control symbols, and user-defined ones in <> or [], are its special tokens."""
 
+    library = "sentencepiece"
+
     def __init__(self, path: Path) -> None:
         model = read_model(path)
         self._path = path
+        self.model = model
+        self.adds_prefix = model.normalizer_spec.add_dummy_prefix
+        self.literals = [piece.piece for piece in model.pieces
+                         if piece.type == PIECE.USER_DEFINED and not _is_special(piece)]
         self._whole = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-        self._first = _for_text(model, dummy_prefix=model.normalizer_spec.add_dummy_prefix)
+        self._first = _for_text(model, dummy_prefix=self.adds_prefix)
         self._later = _for_text(model, dummy_prefix=False)
         self._special_ids = {piece.piece: index for index, piece in enumerate(model.pieces) if _is_special(piece)}
         self.vocabulary = len(model.pieces)
@@ -78,19 +84,13 @@ def write_hugging_face(model_path: str | Path, folder: str | Path) -> None:
     """
     model_path, folder = Path(model_path), Path(folder)
     model = read_model(model_path)
-    spec = model.normalizer_spec
-    is_bpe = model.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
-    if not is_bpe or spec.precompiled_charsmap or spec.remove_extra_whitespaces or not spec.add_dummy_prefix:
+    if not is_plain_bpe(model) or not model.normalizer_spec.add_dummy_prefix:
         raise DataError(f"{model_path}: only BPE models with identity normalization, extra whitespace kept and a dummy "
                         "prefix have an equal tokenizer.json; use the model's own Hugging Face folder")
     ours = SentencePieceTokenizer(model_path)
     unk, bos, eos = (model.pieces[index].piece if index >= 0 else None
                      for index in (ours._whole.unk_id(), ours._whole.bos_id(), ours._whole.eos_id()))
-    whole = tokenizers.Tokenizer(tokenizers.models.BPE(
-        vocab={piece.piece: index for index, piece in enumerate(model.pieces)}, merges=_merges(model), unk_token=unk,
-        fuse_unk=True, byte_fallback=model.trainer_spec.byte_fallback))
-    whole.normalizer = tokenizers.normalizers.Sequence(
-        [tokenizers.normalizers.Prepend(SPACE), tokenizers.normalizers.Replace(" ", SPACE)])
+    whole = tokenizers.Tokenizer.from_str(json.dumps(as_tokenizer_json(model, prefix=True)))
     whole.decoder = tokenizers.decoders.Sequence(
         [tokenizers.decoders.Replace(SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse(),
          tokenizers.decoders.Strip(" ", 1, 0)])
@@ -104,6 +104,32 @@ def write_hugging_face(model_path: str | Path, folder: str | Path) -> None:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": unk, "bos_token": bos, "eos_token": eos,
                 "add_bos_token": bool(ours.begin), "add_eos_token": False, "clean_up_tokenization_spaces": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def is_plain_bpe(model: Any) -> bool:
+    """Whether the model's text is cut by BPE merges alone, without a normalization of its own."""
+    spec = model.normalizer_spec
+    is_bpe = model.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
+    return is_bpe and not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
+
+
+def as_tokenizer_json(model: Any, *, prefix: bool) -> dict[str, Any]:
+    """The tokenizer.json that cuts text as a plain BPE model does, without special tokens.
+
+    Args:
+        prefix: put a space in front of a text.
+    """
+    steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    if prefix:
+        steps.insert(0, {"type": "Prepend", "prepend": SPACE})
+    unk = model.trainer_spec.unk_piece
+    bpe = {"type": "BPE", "dropout": None, "unk_token": unk, "continuing_subword_prefix": None,
+           "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": model.trainer_spec.byte_fallback,
+           "ignore_merges": False, "vocab": {piece.piece: index for index, piece in enumerate(model.pieces)},
+           "merges": _merges(model)}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None, "post_processor": None,
+            "decoder": None, "model": bpe}
 
 
 def _for_text(model: Any, *, dummy_prefix: bool) -> sentencepiece.SentencePieceProcessor:

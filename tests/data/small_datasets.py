@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ft.data.indexed import Writer, with_suffix
+from megatron_ft.data.indexed import with_suffix
 from megatron_ft.data.manifest import Manifest, describe_file
+from megatron_ft.data.writer import Writer
 
 END_OF_TEXT = 0
 VOCABULARY = 1000
@@ -24,7 +25,7 @@ def write_dataset(prefix: Path, documents: Sequence[Segments], *, tokenizer: str
         writer.add(np.array([token for ids, _ in segments for token in ids]),
                    np.array([len(ids) for ids, _ in segments]), np.array([int(mode) for _, mode in segments]))
     writer.finish()
-    Manifest(template="octocoder", counts={}, dropped={}, inputs=[], versions={},
+    Manifest(recipe={}, template="octocoder", template_fingerprint="", counts={}, kinds={}, dropped={}, inputs=[], versions={},
              tokenizer={"fingerprint": tokenizer, "vocabulary": vocabulary, "end_of_text": END_OF_TEXT},
              bin_file=describe_file(with_suffix(prefix, ".bin")), idx_file=describe_file(with_suffix(prefix, ".idx")),
              ).write(with_suffix(prefix, ".json"))

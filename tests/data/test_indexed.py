@@ -7,8 +7,9 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from megatron_ft.data.indexed import Writer, dtype_for, open_dataset, read_index
+from megatron_ft.data.indexed import dtype_for, open_dataset, read_index
 from megatron_ft.errors import DataError
+from megatron_ft.data.writer import Writer
 from tests.data.small_datasets import random_documents, write_dataset
 
 TWO_TURNS = [([5, 6], False), ([7, 0], True), ([8], False), ([9, 4, 0], True)]
@@ -132,8 +133,8 @@ def test_a_manifest_of_another_dataset_is_refused(prefix, tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("{", "is no manifest"), ("[]", "is no manifest"),
-    (json.dumps({"format": 9}), "has format 9, this version reads 1"),
-    (json.dumps({"format": 1, "colour": 1}), r"missing or unknown: bin_file, colour, counts")])
+    (json.dumps({"format": 9}), "has format 9, this version reads 2"),
+    (json.dumps({"format": 2, "colour": 1}), r"missing or unknown: bin_file, colour, counts")])
 def test_a_bad_manifest_is_refused(prefix, text, message):
     prefix.with_suffix(".json").write_text(text)
     with pytest.raises(DataError, match=message):
