@@ -149,8 +149,10 @@ class _Draft:
                     code_of_text = FIRST_TEXT
                     continue
                 else:
-                    is_end = part is Mark.END
-                    self._codes.append(self._tokenizer.end_of_text if is_end else self._tokenizer.special(part.token))
+                    end = self._tokenizer.end_of_text
+                    if part is Mark.END and self._codes and self._codes[-1] == end:
+                        continue  # the template's end of a turn is the end of the text too
+                    self._codes.append(end if part is Mark.END else self._tokenizer.special(part.token))
                 code_of_text = LATER_TEXT
             self._close(len(self._codes) - at, mode)
             opening = 0

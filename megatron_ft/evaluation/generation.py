@@ -10,7 +10,9 @@ import torch
 from transformers import GenerationConfig
 
 from megatron_ft import log
+from megatron_ft.data.templates import Segment
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.encoding import PromptEncoder
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, TextEnds, row_seed
 
@@ -23,7 +25,7 @@ class Request:
 
     task_id: str
     sample: int
-    prompt: str
+    prompt: Segment
     entry_point: str
 
 
@@ -78,7 +80,8 @@ class Report:
 def generate(model: Model, requests: Sequence[Request], sampling: Sampling, *, batch_size: int,
              is_complete: IsComplete) -> tuple[list[Completion], Report]:
     """A completion for every request, in their order."""
-    rows = [_row(model, request, sampling.max_new_tokens) for request in requests]
+    encoder = PromptEncoder(model.tokenizer)
+    rows = [_row(request, encoder.encode(request.prompt), model.positions, sampling.max_new_tokens) for request in requests]
     report = Report(samples=len(rows), capped=sum(row.room < sampling.max_new_tokens for row in rows))
     if report.capped:
         log.get().warning(f"{report.capped} of {len(rows)} prompts leave fewer than --max-new-tokens "
@@ -113,12 +116,10 @@ def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _row(model: Model, request: Request, max_new_tokens: int) -> Row:
-    # A special token's string in a problem's text is text, as it was in the training data.
-    ids = model.tokenizer(request.prompt, split_special_tokens=True)["input_ids"]
-    room = max_new_tokens if model.positions is None else min(max_new_tokens, model.positions - len(ids))
+def _row(request: Request, ids: list[int], positions: int | None, max_new_tokens: int) -> Row:
+    room = max_new_tokens if positions is None else min(max_new_tokens, positions - len(ids))
     if room < 1:
-        raise EvaluationError(f"{request.task_id}: its prompt has {len(ids)} tokens and the model {model.positions} "
+        raise EvaluationError(f"{request.task_id}: its prompt has {len(ids)} tokens and the model {positions} "
                               "positions, so that no answer fits; leave the problem out with --problems or --limit")
     return Row(request, ids, room)
 

@@ -18,6 +18,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*", "additional_chat_templates/*"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 POSITIONS = ("max_position_embeddings", "n_positions")
 
@@ -62,6 +63,21 @@ def check(model: str) -> bool:
     except ValueError as error:
         raise CheckpointError(f"--model: {folder}/config.json is not JSON: {error}") from error
     return True
+
+
+def tokenizer_folder(model: str, *, fetch: bool) -> str | None:
+    """The folder with a model's tokenizer; see `check`. For a hub id None, unless its few files are to be fetched."""
+    if check(model):
+        return model
+    if not fetch:
+        return None
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.snapshot_download(model, allow_patterns=TOKENIZER_FILES)
+    except Exception as error:  # huggingface_hub raises what its parts raise: OSError, ValueError, its own
+        raise CheckpointError(f"--model: the tokenizer of {model} cannot be fetched: {type(error).__name__}: {error}"
+                              ) from error
 
 
 def load(model: str, *, device: str, dtype: str) -> Model:

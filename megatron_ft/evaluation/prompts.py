@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from megatron_ft.data import templates
+from megatron_ft.data.templates import Segment, Template
 from megatron_ft.errors import ConfigError
 from megatron_ft.evaluation.benchmark import SCENARIOS, Problem
 
-STYLES = ("octocoder", "instruct", "continue")
+STYLES = templates.NAMES
+WITHOUT_CONTEXT = ("continue", "plain")
 
 
 def base(problem: Problem, scenario: str) -> str:
@@ -16,21 +18,22 @@ def base(problem: Problem, scenario: str) -> str:
     return problem.prompt if scenario == "synthesize" else problem.declaration
 
 
-def inputs(problem: Problem, scenario: str, style: str) -> str:
-    """The instruction, with the code and the tests that it is about.
-
-    `octocoder` has the instruction first, `instruct` the code first; as in the public runs of HumanEvalPack.
-    """
+def instruction(problem: Problem, scenario: str) -> tuple[str, str]:
+    """The instruction, and the code with its tests that it is about; as in the public runs of HumanEvalPack."""
     if scenario == "synthesize":
-        return problem.instruction
-    if style == "continue":
-        raise ConfigError("--prompt-style: continue has no place for the code to repair; use octocoder or instruct "
-                          "with --scenario fixtests")
-    instruction = f"Fix bugs in {problem.entry_point}."
-    code = f"{problem.declaration}{problem.buggy_solution}\n{problem.test}"
-    return f"{code}\n{instruction}" if style == "instruct" else f"{instruction}\n{code}"
+        return problem.instruction, ""
+    return (f"Fix bugs in {problem.entry_point}.",
+            f"{problem.declaration}{problem.buggy_solution}\n{problem.test}")
 
 
-def prompt(problem: Problem, scenario: str, style: str) -> str:
-    """The whole prompt of a problem, without whitespace at its ends."""
-    return templates.get(style).prompt(inputs(problem, scenario, style), answer_start=base(problem, scenario))
+def check(style: str, scenario: str) -> None:
+    """Raise ConfigError for a style that cannot word the scenario."""
+    if scenario != "synthesize" and style in WITHOUT_CONTEXT:
+        raise ConfigError(f"--prompt-style: {style} has no place for the code to repair; use octocoder or instruct "
+                          f"with --scenario {scenario}")
+
+
+def prompt(problem: Problem, scenario: str, template: Template) -> Segment:
+    """The whole prompt of a problem; its end has no whitespace that the model would have to write."""
+    asked, context = instruction(problem, scenario)
+    return template.prompt(asked, context=context, answer_start=base(problem, scenario))

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from megatron_ft import cli, log
+from megatron_ft.data import templates
+from megatron_ft.data.templates import Segment
 from megatron_ft.errors import DataError
 from megatron_ft.evaluation import benchmark as benchmarks
-from megatron_ft.evaluation import languages, model_folder, report, sandbox
+from megatron_ft.evaluation import languages, model_folder, prompts, report, sandbox
 from megatron_ft.evaluation.benchmark import Benchmark, Problem
 from megatron_ft.evaluation.execution import Attempt, cores, execute
 from megatron_ft.evaluation.languages.base import Language
-from megatron_ft.evaluation.prompts import base, prompt
+from megatron_ft.evaluation.prompts import base
 from megatron_ft.evaluation.settings import Settings
 
 CLOCK_FACTOR = 4  # a program may take this many times its cpu seconds by the clock, on a machine that does more
@@ -30,10 +32,7 @@ def evaluate(settings: Settings) -> dict:
     benchmark = benchmarks.read(settings.benchmark)
     problems = benchmarks.select(benchmark, problems=settings.problems, limit=settings.limit or None)
     check_language(benchmark, kind)
-    prompts = {}
-    if settings.model:
-        prompts = {problem.task_id: prompt(problem, settings.scenario, settings.prompt_style) for problem in problems}
-        model_folder.check(settings.model)
+    asked = word(settings, problems) if settings.model else {}
     box = sandbox.find(unsafe=settings.unsafe)
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")
@@ -42,13 +41,21 @@ def evaluate(settings: Settings) -> dict:
     toolchain = language.check()
     with cli.write_beside(output) as folder:
         attempts, completions, figures = (
-            own_solutions(settings, problems) if settings.solutions else generated(settings, problems, prompts, kind))
+            own_solutions(settings, problems) if settings.solutions else generated(settings, problems, asked, kind))
         verdicts = execute(attempts, language, settings.scenario, workers=settings.workers or cores())
         result = report.write(report.Outcome(settings, benchmark, attempts, completions, verdicts, figures, toolchain,
                                              asdict(box)), folder)
     report.show(result)
     log.get().info(f"written to {output}")
     return result
+
+
+def word(settings: Settings, problems: Sequence[Problem]) -> dict[str, Segment]:
+    """Each problem's prompt; the style is one that words the scenario and that the model's tokenizer can write."""
+    prompts.check(settings.prompt_style, settings.scenario)
+    folder = model_folder.tokenizer_folder(settings.model, fetch=settings.prompt_style == "chat")
+    template = templates.get(settings.prompt_style, tokenizer_path=folder)
+    return {problem.task_id: prompts.prompt(problem, settings.scenario, template) for problem in problems}
 
 
 def check_language(benchmark: Benchmark, kind: type[Language]) -> None:
@@ -67,13 +74,13 @@ def own_solutions(settings: Settings, problems: Sequence[Problem]) -> tuple[list
     return attempts, [{"completion": text, "finish": settings.solutions} for text in texts], None
 
 
-def generated(settings: Settings, problems: Sequence[Problem], prompts: dict[str, str],
+def generated(settings: Settings, problems: Sequence[Problem], asked: dict[str, Segment],
               kind: type[Language]) -> tuple[list[Attempt], list[dict], dict]:
     """A model's programs. The model is gone from memory when this returns."""
     from megatron_ft.evaluation import generation  # imports torch and transformers, which takes seconds
 
     wanted = [(problem, sample) for problem in problems for sample in range(settings.samples)]
-    requests = [generation.Request(problem.task_id, sample, prompts[problem.task_id], problem.entry_point)
+    requests = [generation.Request(problem.task_id, sample, asked[problem.task_id], problem.entry_point)
                 for problem, sample in wanted]
     model = model_folder.load(settings.model, device=settings.device, dtype=settings.dtype)
     log.get().info(f"{settings.model}: {sum(p.numel() for p in model.network.parameters()):,} parameters, "

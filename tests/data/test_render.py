@@ -74,6 +74,22 @@ def test_special_tokens_come_from_the_template_only():
     assert document.ids.tolist() == [1001, *before, 1002, *message, 1003, *letters("new"), 0]
 
 
+def test_an_end_of_turn_that_is_the_end_of_the_text_is_written_once():
+    class Two(templates.OctoCoder):
+        def segments(self, example):
+            return [Segment((example.turns[0].text,), supervised=False),
+                    Segment((example.turns[1].text, Special("<commit_msg>"), Mark.END), supervised=True)]
+
+    class Same(Letters):
+        end_of_text = 1002
+
+    (document,) = render([Example.pair("a", "b")], Two(), Same())
+    assert document.ids.tolist() == [1100, 97, 98, 1002]
+    assert document.lengths.tolist() == [2, 2]
+    (document,) = render([Example.pair("a", "b")], Two(), Letters())
+    assert document.ids.tolist() == [1100, 97, 98, 1002, 0]
+
+
 def test_many_examples_are_rendered_as_one_by_one():
     examples = [Example.pair(f"ask {number}", "x" * number) for number in range(1, 9)]
     template = templates.get("instruct")
@@ -115,9 +131,9 @@ def test_prompt_ids_are_what_the_evaluator_feeds_and_supervised_ids_are_the_answ
     for example, document in zip(EXAMPLES, render(EXAMPLES, template, ours), strict=True):
         prompt, answer = template.segments(example)
         is_answer = mask(document)
-        fed = theirs(template.prompt(example.turns[0].text), split_special_tokens=True).input_ids
+        fed = theirs(template.prompt(example.turns[0].text).text, split_special_tokens=True).input_ids
         if "<" not in example.turns[0].text:
-            assert fed == theirs(template.prompt(example.turns[0].text)).input_ids
+            assert fed == theirs(template.prompt(example.turns[0].text).text).input_ids
             assert document.ids[~is_answer].tolist() == fed
         assert document.ids[is_answer].tolist() == [*ours.encode_text(answer.text, first=False), ours.end_of_text]
         text = ours.decode(document.ids[len(ours.begin):-1].tolist())

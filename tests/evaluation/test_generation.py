@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_ft.data import tokenizer as data_tokenizer
+from megatron_ft.data.templates import Segment
 from megatron_ft.errors import CheckpointError, ConfigError, EvaluationError
-from megatron_ft.evaluation import generation, model_folder, sampling
+from megatron_ft.evaluation import model_folder, sampling
 from megatron_ft.evaluation.generation import Completion, Request, Row, Sampling, batches, generate
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, nucleus
@@ -42,8 +42,12 @@ def model(folder: Path) -> Model:
     return model_folder.load(str(folder), device="cpu", dtype="auto")
 
 
+def request_of(text: str, task_id: str = "Own/9", sample: int = 0) -> Request:
+    return Request(task_id, sample, Segment((text,), supervised=False), "double")
+
+
 def requests(samples: int = 1) -> list[Request]:
-    return [Request(f"Own/{number}", sample, text, "double")
+    return [request_of(text, f"Own/{number}", sample)
             for number, text in enumerate(PROMPTS) for sample in range(samples)]
 
 
@@ -63,7 +67,7 @@ def test_batched_equals_one_by_one(model: Model, chosen: Sampling) -> None:
 
 def test_greedy_is_what_a_plain_loop_gives(model: Model) -> None:
     for request, completion in zip(requests(), run(model, requests(), GREEDY, 4), strict=True):
-        ids = model.tokenizer(request.prompt)["input_ids"]
+        ids = model.tokenizer(request.prompt.text)["input_ids"]
         new: list[int] = []
         while len(new) < GREEDY.max_new_tokens and 0 not in new:
             with torch.no_grad():
@@ -73,7 +77,7 @@ def test_greedy_is_what_a_plain_loop_gives(model: Model) -> None:
 
 
 def test_samples_of_one_problem_differ_and_repeat_with_their_seed(model: Model) -> None:
-    wanted = [Request("Own/0", sample, "def", "double") for sample in range(6)]
+    wanted = [request_of("def", "Own/0", sample) for sample in range(6)]
     first = run(model, wanted, SAMPLED, 6)
     assert len({completion.text for completion in first}) > 3
     assert run(model, wanted[2:4], SAMPLED, 2) == first[2:4]
@@ -114,8 +118,8 @@ def test_an_answer_ends_when_the_rest_would_be_cut(model: Model) -> None:
 
 
 def test_a_row_without_room_gets_what_is_left_whatever_is_beside_it(model: Model) -> None:
-    crowded = Request("Own/9", 0, "1" * (tiny.POSITIONS - 10), "double")
-    left = tiny.POSITIONS - len(model.tokenizer(crowded.prompt)["input_ids"])
+    crowded = request_of("1" * (tiny.POSITIONS - 10))
+    left = tiny.POSITIONS - len(model.tokenizer(crowded.prompt.text)["input_ids"])
     assert 0 < left < GREEDY.max_new_tokens
     wanted = [*requests(), crowded]
     completions, report = generate(model, wanted, GREEDY, batch_size=8, is_complete=lambda text, name: False)
@@ -124,20 +128,13 @@ def test_a_row_without_room_gets_what_is_left_whatever_is_beside_it(model: Model
     assert completions[:-1] == run(model, requests(), GREEDY, 8)
 
 
-def test_a_special_tokens_string_in_a_prompt_is_text_as_in_the_training_data(model: Model, folder: Path) -> None:
-    prompt = "def f():  # ends with <|endoftext|>\n"
-    row = generation._row(model, Request("a", 0, prompt, "f"), 5)
-    assert row.ids == data_tokenizer.load(folder).encode_text(prompt, first=True)
-    assert row.ids != model.tokenizer(prompt)["input_ids"]
-
-
 def test_a_prompt_that_leaves_no_room_is_an_error(model: Model) -> None:
     with pytest.raises(EvaluationError, match="Own/9: its prompt has .* tokens and the model 160 positions"):
-        run(model, [Request("Own/9", 0, "1" * tiny.POSITIONS, "double")], GREEDY, 1)
+        run(model, [request_of("1" * tiny.POSITIONS)], GREEDY, 1)
 
 
 def test_batches_hold_rows_of_the_same_room_longest_first() -> None:
-    rows = [Row(Request(f"Own/{number}", 0, "", ""), [1] * length, room)
+    rows = [Row(request_of("", f"Own/{number}"), [1] * length, room)
             for number, (length, room) in enumerate([(3, 9), (7, 9), (5, 9), (8, 4), (4, 9)])]
     assert [[len(row.ids) for row in batch] for batch in batches(rows, 3)] == [[8], [7, 5, 4], [3]]
 

@@ -7,8 +7,8 @@ import pytest
 from megatron_ft.data import templates
 from megatron_ft.data.example import Example
 from megatron_ft.errors import ConfigError
-from megatron_ft.evaluation import benchmark
-from megatron_ft.evaluation.prompts import base, prompt
+from megatron_ft.evaluation import benchmark, prompts
+from megatron_ft.evaluation.prompts import base
 from tests.evaluation.problems import TEST, make_problem
 
 INSTRUCTION = "Write a Python function `double(x)` that gives twice x."
@@ -19,9 +19,19 @@ EXPECTED = {
     ("synthesize", "octocoder"): f'Question: {INSTRUCTION}\n\nAnswer:\ndef double(x):\n    """Twice x."""',
     ("synthesize", "instruct"): f'{INSTRUCTION}\n\ndef double(x):\n    """Twice x."""',
     ("synthesize", "continue"): 'def double(x):\n    """Twice x."""',
+    ("synthesize", "starcodercommit"): f"<commit_before><commit_msg>{INSTRUCTION}<commit_after>{PROMPT}".strip(),
+    ("synthesize", "alpaca"): "Below is an instruction that describes a task. Write a response that appropriately completes "
+                              f"the request.\n\n### Instruction:\n{INSTRUCTION}\n\n### Response:\n{PROMPT}".strip(),
+    ("synthesize", "chatml"): f"<|im_start|>user\n{INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n{PROMPT}".strip(),
     ("fixtests", "octocoder"): f"Question: Fix bugs in double.\n{FIX}\n\nAnswer:\ndef double(x):",
     ("fixtests", "instruct"): f"{FIX}\nFix bugs in double.\n\ndef double(x):",
+    ("fixtests", "commit"): f"<commit_before>{FIX}<commit_msg>Fix bugs in double.<commit_after>def double(x):",
+    ("fixtests", "llama2"): f"[INST] Fix bugs in double.\n{FIX} [/INST] def double(x):",
 }
+
+
+def prompt(problem: benchmark.Problem, scenario: str, style: str) -> str:
+    return prompts.prompt(problem, scenario, templates.get(style)).text
 
 
 @pytest.mark.parametrize(("scenario", "style"), EXPECTED)
@@ -47,7 +57,8 @@ def test_an_evaluation_prompt_is_how_the_training_text_of_its_solution_begins() 
 
 def test_continue_refuses_to_repair() -> None:
     with pytest.raises(ConfigError, match="--prompt-style: continue has no place for the code to repair"):
-        prompt(make_problem(), "fixtests", "continue")
+        prompts.check("continue", "fixtests")
+    prompts.check("continue", "synthesize"), prompts.check("commit", "fixtests")
 
 
 def test_an_unknown_scenario_names_the_known_ones() -> None:

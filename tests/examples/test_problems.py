@@ -63,8 +63,8 @@ def test_the_example_in_a_docstring_holds(problem):
 def test_a_training_text_is_the_evaluators_prompt_and_the_answer_byte_for_byte(problem):
     row = make_data.pair(vars(problem))
     segments = templates.get("octocoder").segments(Example.pair(row["inputs"], row["outputs"]))
-    asked = prompts.prompt(problem, "synthesize", "octocoder")
-    assert "".join(segment.text for segment in segments) == asked + "\n" + problem.canonical_solution
+    asked = prompts.prompt(problem, "synthesize", templates.get("octocoder"))
+    assert "".join(segment.text for segment in segments) == asked.text + "\n" + problem.canonical_solution
 
 
 def test_no_held_out_problem_is_in_the_training_rows(training_rows):
