@@ -78,9 +78,13 @@ class Parallel(Section):
 
 class Data(Section):
     train: tuple[str, ...] = ()
-    """Training data, each "PREFIX" or "START:END PREFIX" (fractions of its documents, e.g. "0:0.95 data/mix"). Required."""
+    """Training data, each "[WEIGHT] [START:END] PREFIX" ("0:0.95 data/mix"); WEIGHT: share of the documents read. Required."""
     valid: tuple[str, ...] = ()
-    """Held-out data, same form; ranges that overlap with data.train are refused. Empty: no validation."""
+    """Held-out data, "[START:END] PREFIX"; ranges that overlap with data.train are refused. Empty: no validation."""
+    weights_files: tuple[str, ...] = ()
+    """OctoPack's weights files, in place of data.train and data.valid: "train: W START:END PREFIX, ..." and "valid: ..."."""
+    end_of_text: int | None = pydantic.Field(None, ge=0)
+    """Id that closes an answer, for dataset pairs, which do not say it; unset: as the tokenizer in load.from's hf/ has it."""
     row_tokens: int = pydantic.Field(2048, ge=2)
     """Length of a packed row in tokens; whole documents share a row and never see each other."""
     rows_per_step: int = pydantic.Field(128, ge=1)
@@ -89,6 +93,8 @@ class Data(Section):
     """Packed rows that one rank takes through the model at once."""
     long_documents: Literal["stop", "drop", "truncate"] = "stop"
     """A document longer than a row: stop with its number, drop it, or cut its end; dropped and cut ones are counted."""
+    cache_dir: str = ""
+    """Folder for cached packings; empty: .megatron_ft_cache beside the first dataset. Not writable: nothing is cached."""
 
 
 class Optim(Section):
@@ -159,7 +165,11 @@ class Config(Section):
             raise ValueError("run.dir: no folder named; set run.dir=FOLDER for checkpoints and metrics")
         if not self.load.base:
             raise ValueError("load.from: no base model named; make one with convert/hf_to_megatron.py and set load.from=FOLDER")
-        if not self.data.train:
+        if self.data.weights_files and (self.data.train or self.data.valid):
+            raise ValueError(f"data.weights_files: {', '.join(self.data.weights_files)} and "
+                             f"{'data.train' if self.data.train else 'data.valid'} are both set, and each says what is read; "
+                             "set one of them")
+        if not self.data.train and not self.data.weights_files:
             raise ValueError("data.train: no dataset named; set data.train=PREFIX (made by preprocess/tokenize_sft.py)")
         if self.run.steps == 0 and self.run.epochs == 0:
             raise ValueError("run.steps and run.epochs are both 0: say how long to train, e.g. run.epochs=3")

@@ -55,6 +55,9 @@ def test_nothing_assigns_to_a_config():
     (with_field("parallel.sequence_parallel", True), "needs parallel.tp > 1"),
     ({**MINIMAL, "load": {}}, "load.from: no base model named"),
     ({**MINIMAL, "data": {}}, "data.train: no dataset named"),
+    (with_field("data.weights_files", ["a.txt", "b.txt"]), "data.weights_files: a.txt, b.txt and data.train are both set"),
+    ({**MINIMAL, "data": {"valid": ["p"], "weights_files": ["a.txt"]}}, "a.txt and data.valid are both set"),
+    (with_field("data.end_of_text", -1), "data.end_of_text: .*greater than or equal to 0, got -1"),
     ({**MINIMAL, "run": {"steps": 1}}, "run.dir: no folder named"),
     ({**MINIMAL, "trian": {}}, "trian: no such field"),
 ])

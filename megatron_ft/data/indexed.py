@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,56 +42,6 @@ def dtype_for(vocabulary: int) -> np.dtype:
     return np.dtype(np.uint16 if vocabulary < U16_VOCABULARY else np.int32)
 
 
-class Writer:
-    """Writes documents: their ids at once, the index when `finish` is called.
-
-    Memory grows by 5 bytes a segment and 8 bytes a document.
-    """
-
-    def __init__(self, prefix: str | Path, *, vocabulary: int) -> None:
-        self.prefix = Path(prefix)
-        self.dtype = dtype_for(vocabulary)
-        self._bin = open(with_suffix(self.prefix, ".bin"), "wb")  # noqa: SIM115 - closed by finish or __exit__
-        self._lengths: list[np.ndarray] = []
-        self._modes: list[np.ndarray] = []
-        self._segments: list[np.ndarray] = []
-
-    def add(self, ids: np.ndarray, lengths: np.ndarray, modes: np.ndarray, *,
-            segments: np.ndarray | None = None) -> None:
-        """Append one document, or many at once.
-
-        Args:
-            ids: all tokens, segment after segment.
-            lengths: tokens of each segment.
-            modes: INPUT or OUTPUT for each segment.
-            segments: how many segments each of the documents has; None means all are one document's.
-        """
-        assert lengths.sum() == len(ids) and len(lengths) == len(modes), "segments must cover the ids"
-        self._bin.write(np.ascontiguousarray(ids, dtype=self.dtype).tobytes())
-        self._lengths.append(np.asarray(lengths, dtype=np.int32))
-        self._modes.append(np.asarray(modes, dtype=np.int8))
-        self._segments.append(np.asarray([len(lengths)] if segments is None else segments, dtype=np.int64))
-
-    def finish(self) -> None:
-        """Close .bin and write .idx."""
-        self._bin.close()
-        lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
-        segments = np.concatenate([np.empty(0, np.int64), *self._segments])
-        modes = np.concatenate([np.empty(0, np.int8), *self._modes])
-        starts = np.concatenate([[0], np.cumsum(segments)]).astype(np.int64)
-        offsets = _offsets(lengths, self.dtype.itemsize)
-        with open(with_suffix(self.prefix, ".idx"), "wb") as stream:
-            stream.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], len(lengths), len(starts)))
-            for array in (lengths, offsets, starts, modes):
-                stream.write(array.tobytes())
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bin.close()
-
-
 @dataclasses.dataclass(frozen=True)
 class Index:
     """What an .idx file holds, checked against itself."""
@@ -109,8 +60,12 @@ class Index:
         return int(self.lengths.sum(dtype=np.int64)) * self.dtype.itemsize
 
 
-def read_index(path: str | Path) -> Index:
-    """Read and check an .idx; DataError says what is wrong with it."""
+def read_index(path: str | Path, *, mode: int | None = None) -> Index:
+    """Read and check an .idx; DataError says what is wrong with it.
+
+    Args:
+        mode: what every sequence is, for an index without modes; None: the index must hold a mode for each.
+    """
     path = Path(path)
     size = path.stat().st_size
     with open(path, "rb") as stream:
@@ -127,20 +82,22 @@ def read_index(path: str | Path) -> Index:
                         f"version {VERSION} and an integer type are read; make the dataset again")
     dtype = np.dtype(DTYPES[code])
     without_modes = HEADER.size + 12 * sequences + 8 * document_starts
-    if size == without_modes and sequences:
+    if mode is None and size == without_modes and sequences:
         raise DataError(f"{path}: has no mode per segment, so nothing says which tokens are answers; "
                         "write the dataset with preprocess/tokenize_sft.py")
-    if size != without_modes + sequences:
+    expected = without_modes + (sequences if mode is None else 0)
+    if size != expected:
         raise DataError(f"{path}: has {size} bytes where {sequences} sequences in {document_starts - 1} documents take "
-                        f"{without_modes + sequences}; it is truncated or damaged: make the dataset again")
-    return _checked(path, dtype, *_arrays(path, sequences, document_starts))
+                        f"{expected}; it is truncated or damaged: make the dataset again")
+    lengths, offsets, starts, *modes = _arrays(path, sequences, document_starts, modes=mode is None)
+    return _checked(path, dtype, lengths, offsets, starts, modes[0] if modes else np.full(sequences, mode, np.int8))
 
 
-def _arrays(path: Path, sequences: int, document_starts: int) -> list[np.ndarray]:
+def _arrays(path: Path, sequences: int, document_starts: int, *, modes: bool) -> list[np.ndarray]:
     arrays, at = [], HEADER.size
     whole = np.memmap(path, mode="r", dtype=np.uint8)
     parts = ((np.int32, sequences), (np.int64, sequences), (np.int64, document_starts), (np.int8, sequences))
-    for dtype, count in parts:
+    for dtype, count in parts[:4 if modes else 3]:
         end = at + count * np.dtype(dtype).itemsize
         arrays.append(np.frombuffer(whole[at:end].tobytes(), dtype=dtype))
         at = end
@@ -171,10 +128,11 @@ def _offsets(lengths: np.ndarray, itemsize: int) -> np.ndarray:
 class Dataset:
     """A finished dataset, opened for reading; the ids stay on disk until a document is asked for."""
 
-    def __init__(self, prefix: Path, index: Index, manifest: Manifest) -> None:
+    def __init__(self, prefix: Path, index: Index, tokens: np.ndarray, manifest: Manifest) -> None:
         self.prefix = prefix
         self.manifest = manifest
         self._index = index
+        self._tokens = tokens
         token_ends = np.concatenate([[0], np.cumsum(index.lengths, dtype=np.int64)])
         self._begins = token_ends[index.starts]
         is_output = (index.modes == OUTPUT).astype(np.int64)
@@ -185,9 +143,31 @@ class Dataset:
         first_is_output = is_output[index.starts[:-1]]  # nothing predicts a document's first token
         self.supervised = (np.diff(supervised_ends[index.starts]) - first_is_output).astype(np.int32)
         """int32 [documents]: tokens of each that a loss is taken on."""
-        path = with_suffix(prefix, ".bin")
-        empty = index.bin_bytes == 0  # numpy maps no empty file
-        self._tokens = np.empty(0, index.dtype) if empty else np.memmap(path, mode="r", dtype=index.dtype)
+
+    @property
+    def content(self) -> str:
+        """Hash of the ids: the same for a copy under another name."""
+        return self.manifest.bin_file["sha256"]
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of everything that documents are made from."""
+        return self.manifest.bin_file["sha256"], self.manifest.idx_file["sha256"]
+
+    @property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """{"fingerprint", "vocabulary", "end_of_text"} of the tokenizer that made the ids; None where nobody knows it."""
+        return self.manifest.tokenizer
+
+    @property
+    def vocabulary(self) -> int:
+        """No id is this or more."""
+        return self.manifest.tokenizer["vocabulary"]
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that closes an answer."""
+        return self.manifest.tokenizer["end_of_text"]
 
     def document(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """One document: its ids, int32 [n], and which of them are supervised, bool [n]."""
@@ -206,17 +186,25 @@ def open_dataset(prefix: str | Path) -> Dataset:
     for path in (bin_path, index_path):
         if not path.is_file():
             raise DataError(f"{path}: there is no such file; "
-                            f"'{prefix}' must be the --output of preprocess/tokenize_sft.py")
+                            f"'{prefix}' must be the --output of preprocess/tokenize_sft.py, or what comes before "
+                            "_inputs_document and _targets_document in the names of a dataset pair")
     index = read_index(index_path)
-    size = bin_path.stat().st_size
-    if size != index.bin_bytes:
-        raise DataError(f"{bin_path}: has {size} bytes where its index asks for {index.bin_bytes}; "
-                        "it is truncated or of another dataset: make the dataset again")
+    tokens = map_tokens(bin_path, index)
     manifest = Manifest.read(manifest_path)
-    if manifest.idx_file["sha256"] != file_sha256(index_path) or manifest.bin_file["bytes"] != size:
+    if manifest.idx_file["sha256"] != file_sha256(index_path) or manifest.bin_file["bytes"] != index.bin_bytes:
         raise DataError(f"{manifest_path}: was written for another {index_path.name} or {bin_path.name} "
                         f"(their hash or size differs); make the dataset again")
-    return Dataset(prefix, index, manifest)
+    return Dataset(prefix, index, tokens, manifest)
+
+
+def map_tokens(path: Path, index: Index) -> np.ndarray:
+    """The ids of a .bin, left on disk, int [tokens]; DataError if it is not as long as its index says."""
+    size = path.stat().st_size
+    if size != index.bin_bytes:
+        raise DataError(f"{path}: has {size} bytes where its index asks for {index.bin_bytes}; "
+                        "it is truncated or of another dataset: make the dataset again")
+    empty = index.bin_bytes == 0  # numpy maps no empty file
+    return np.empty(0, index.dtype) if empty else np.memmap(path, mode="r", dtype=index.dtype)
 
 
 def with_suffix(prefix: Path, suffix: str) -> Path:

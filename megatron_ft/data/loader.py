@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from megatron_ft import log
-from megatron_ft.data.pack import Packing, Plan
+from megatron_ft.data import pack_cache
+from megatron_ft.data.epochs import Epochs
+from megatron_ft.data.pack import Packing
 from megatron_ft.data.selection import OnLong, OnUnsupervised, Selection
 from megatron_ft.data.source import View
 from megatron_ft.errors import ConfigError
@@ -139,58 +141,64 @@ class Share:
         return [rows[at:at + m] for at in range(self.dp_rank * m, len(rows), self.dp_size * m)]
 
 
+def cache_folder(views: Sequence[View], cache_dir: str) -> Path:
+    """Where packings of these views are kept: `cache_dir`, or if it is empty a folder beside the first one's dataset."""
+    return Path(cache_dir) if cache_dir else views[0].dataset.prefix.parent / pack_cache.FOLDER
+
+
 class Loader:
     """Training data without end: each item is one optimizer step of this data-parallel rank, a list of micro-batches.
 
-    The rows of a step depend on data, seed and position alone, never on the layout. Every epoch reads each document
-    once; where an epoch ends within a step, the step goes on with the next epoch's first rows.
+    The rows of a step depend on data, seed and position alone, never on the layout. What an epoch reads is in `epochs`;
+    where one ends within a step, the step goes on with the next epoch's first rows.
     """
 
     def __init__(self, views: Sequence[View], *, row_tokens: int, rows_per_step: int, rows_per_micro_batch: int = 1,
                  dp_rank: int = 0, dp_size: int = 1, seed: int = 0, position: int = 0, on_long: OnLong = "stop",
-                 on_unsupervised: OnUnsupervised = "drop", weighting: Weighting = "token") -> None:
+                 on_unsupervised: OnUnsupervised = "drop", weighting: Weighting = "token",
+                 cache_dir: str = "") -> None:
         """Pack the views' documents.
 
         Args:
             position: rows consumed so far over all ranks; as read from `position` when a checkpoint was written.
+            cache_dir: folder where large packings are kept; empty: one beside the first view's dataset.
         """
         self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised)
-        self.packing = Packing(self.selection.positions, row_tokens)
+        self.epochs = Epochs(self.selection, seed=seed, cache=cache_folder(views, cache_dir))
         self.position = position
-        self.rows_per_epoch = self.packing.rows
         self.seed = seed
         self.weighting: Weighting = weighting
         self._share = Share(rows_per_step, rows_per_micro_batch, dp_rank, dp_size)
-        self._plan = functools.lru_cache(maxsize=2)(self._make_plan)  # a step may reach into the next epoch
         log.get().info("data: %d documents in %d rows of %d tokens, %.2f%% filled", self.selection.documents,
-                       self.packing.rows, row_tokens, 100 * self.packing.fill)
+                       self.rows_per_epoch, row_tokens, 100 * self.epochs.packing(0).fill)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of the first epoch; where weights make epochs differ, the others have about as many."""
+        return self.epochs.rows(0)
 
     @property
     def epoch(self) -> float:
-        """How often all documents have been read."""
-        return self.position / self.rows_per_epoch
+        """How many epochs have been read."""
+        epoch, row = self.epochs.place(self.position)
+        return epoch + row / self.epochs.rows(epoch)
 
     @property
     def fingerprint(self) -> str:
         """Of everything that decides which row is at which position; to be compared when a run resumes."""
         text = f"{self.selection.fingerprint} {self.selection.row_tokens} {self.seed}"
+        if self.epochs.differ:
+            text += f" {self.epochs.counts}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
 
     def __next__(self) -> list[Batch]:
-        rows = [self._row(self.position + offset) for offset in range(self._share.rows_per_step)]
+        rows = [self.epochs.row(self.position + offset) for offset in range(self._share.rows_per_step)]
         self.position += len(rows)
         return [make_batch(self.selection, chosen, weighting=self.weighting)
                 for chosen in self._share.micro_batches(rows)]
-
-    def _row(self, position: int) -> np.ndarray:
-        epoch, number = divmod(position, self.rows_per_epoch)
-        return self._plan(epoch).row(number)
-
-    def _make_plan(self, epoch: int) -> Plan:
-        return self.packing.epoch(seed=self.seed, epoch=epoch)
 
 
 class ValidationLoader:
@@ -202,9 +210,10 @@ class ValidationLoader:
 
     def __init__(self, views: Sequence[View], *, row_tokens: int, rows_per_step: int, rows_per_micro_batch: int = 1,
                  dp_rank: int = 0, dp_size: int = 1, on_long: OnLong = "stop",
-                 on_unsupervised: OnUnsupervised = "drop", weighting: Weighting = "token") -> None:
+                 on_unsupervised: OnUnsupervised = "drop", weighting: Weighting = "token",
+                 cache_dir: str = "") -> None:
         self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised)
-        self.packing = Packing(self.selection.positions, row_tokens)
+        self.packing = Packing(self.selection.positions, row_tokens, cache=cache_folder(views, cache_dir))
         self.weighting: Weighting = weighting
         self._share = Share(rows_per_step, rows_per_micro_batch, dp_rank, dp_size)
 

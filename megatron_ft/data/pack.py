@@ -72,9 +72,9 @@ def _packed(descending: np.ndarray, row: int, cache: Path | None) -> tuple[np.nd
         ranks = np.fromiter((rank for ranks in rows for rank in ranks), dtype=np.int64, count=len(descending))
         packed = np.concatenate([[0], np.cumsum(counts), ranks]).astype(np.int64)
         if cached:
-            pack_cache.write(cache, key, packed)
-    rows_end = len(packed) - len(descending)
-    return packed[:rows_end], packed[rows_end:]
+            pack_cache.write(cache, key, packed.astype(np.int32))
+    starts, ranks = np.split(packed.astype(np.int64), [len(packed) - len(descending)])
+    return starts, ranks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,9 @@ class Selection:
         self.counts: Counter[str] = Counter()
         """How many documents are "truncated", "dropped: too long", "dropped: no supervised token"."""
         kept = [self._fitting(view, on_long, on_unsupervised) for view in self.views]
-        self._view = np.repeat(np.arange(len(kept)), [len(numbers) for numbers in kept])
+        self.sizes = [len(numbers) for numbers in kept]
+        """How many documents of each view stay; they are numbered view after view."""
+        self._view = np.repeat(np.arange(len(kept)), self.sizes)
         self._number = np.concatenate(kept)
         lengths = [view.dataset.lengths[numbers] for view, numbers in zip(self.views, kept, strict=True)]
         self.positions = np.minimum(np.concatenate(lengths).astype(np.int64) - 1, row_tokens)
@@ -48,13 +50,12 @@ class Selection:
     @property
     def end_of_text(self) -> int:
         """The id that fills what is left of a row (with loss_mask 0)."""
-        return self.views[0].dataset.manifest.tokenizer["end_of_text"]
+        return self.views[0].dataset.end_of_text
 
     @property
     def fingerprint(self) -> str:
         """Changes with the documents, their order and how they are cut."""
-        datasets = [(view.dataset.manifest.bin_file["sha256"], view.dataset.manifest.idx_file["sha256"])
-                    for view in self.views]
+        datasets = [view.dataset.hashes for view in self.views]
         digest = hashlib.sha256(repr(datasets).encode())
         digest.update(np.stack([self._view, self._number, self.positions]).astype(np.int64).tobytes())
         return digest.hexdigest()[:16]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from megatron_ft.data.indexed import Dataset, open_dataset
+from megatron_ft.data.pairs import Pair, is_pair, open_pair, pair_of_half
 from megatron_ft.errors import ConfigError, DataError
 
-ENTRY = re.compile(r"(?:(?P<weight>[\d.]+)\s+)?(?:(?P<start>[\d.]+):(?P<end>[\d.]+)\s+)?(?P<prefix>\S.*)")
+NUMBER = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?"
+ENTRY = re.compile(rf"(?:(?P<weight>{NUMBER})\s+)?(?:(?P<start>{NUMBER}):(?P<end>{NUMBER})\s+)?(?P<prefix>\S.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,28 +22,33 @@ class Entry:
     prefix: str
     start: float = 0.0
     end: float = 1.0
+    weight: float | None = None
+    """Share of an epoch's documents, relative to the other entries' weights; None: each document once."""
 
     def __str__(self) -> str:
-        return f"{self.start:g}:{self.end:g} {self.prefix}"
+        weight = "" if self.weight is None else f"{self.weight:g} "
+        return f"{weight}{self.start:g}:{self.end:g} {self.prefix}"
 
 
 def parse_entry(text: str) -> Entry:
     """Read one entry; ConfigError if it is none.
 
-    >>> parse_entry("0:0.95 data/mix"), parse_entry("mix")
-    (Entry(prefix='data/mix', start=0.0, end=0.95), Entry(prefix='mix', start=0.0, end=1.0))
+    >>> parse_entry("0:0.95 data/mix")
+    Entry(prefix='data/mix', start=0.0, end=0.95, weight=None)
+    >>> parse_entry("0.7 mix")
+    Entry(prefix='mix', start=0.0, end=1.0, weight=0.7)
     """
     match = ENTRY.fullmatch(text.strip())
     if match is None:
         raise ConfigError(f"data: '{text}' is no entry; write PREFIX, or START:END PREFIX as in '0:0.95 data/mix'")
     try:
-        weight = float(match["weight"] or 1)
-        entry = Entry(match["prefix"], float(match["start"] or 0), float(match["end"] or 1))
+        weight = float(match["weight"]) if match["weight"] else None
+        entry = Entry(match["prefix"], float(match["start"] or 0), float(match["end"] or 1), weight)
     except ValueError as error:
         raise ConfigError(f"data: '{text}': {error}; write START:END PREFIX as in '0:0.95 data/mix'") from error
-    if weight != 1:
-        raise ConfigError(f"data: '{text}' has weight {weight:g}; every document is read once per epoch, "
-                          "so only 1 works")
+    if weight is not None and not 0 < weight < math.inf:
+        raise ConfigError(f"data: '{text}' has weight {weight:g}; a weight is a share of the documents and above 0: "
+                          "give one, or leave the entry out")
     if not 0 <= entry.start < entry.end <= 1:
         raise ConfigError(f"data: '{text}': the range must be 0 <= START < END <= 1, "
                           f"found {entry.start:g}:{entry.end:g}")
@@ -51,37 +59,83 @@ def parse_entry(text: str) -> Entry:
 class View:
     """Documents first:last of a dataset."""
 
-    dataset: Dataset
+    dataset: Dataset | Pair
     entry: Entry
     first: int
     last: int
 
 
-def open_views(train: Sequence[str], valid: Sequence[str] = ()) -> tuple[list[View], list[View]]:
+def _nobody_knows() -> int:
+    raise ConfigError("data.end_of_text: is not set, and a dataset pair does not say which id ends an answer")
+
+
+def open_views(train: Sequence[str], valid: Sequence[str] = (), *,
+               end_of_text: Callable[[], int] = _nobody_knows) -> tuple[list[View], list[View]]:
     """Open the datasets of a run's training and validation entries.
 
-    No two entries may share a document (DataError names both), and all must come from one tokenizer.
+    No two entries may share a document (DataError names both), and all must come from one tokenizer. Training entries
+    have a weight all or none; validation reads every document once.
+
+    Args:
+        end_of_text: gives the id that closes an answer; asked where a dataset pair is opened, which does not say it.
     """
-    entries = [parse_entry(text) for text in (*train, *valid)]
-    datasets = {prefix: open_dataset(prefix) for prefix in dict.fromkeys(entry.prefix for entry in entries)}
+    train_entries, valid_entries = [parse_entry(text) for text in train], [parse_entry(text) for text in valid]
+    _check_weights("data.train", train_entries)
+    _check_weights("data.valid", valid_entries)
+    _refuse_unequal_weights(valid_entries)
+    entries = [*train_entries, *valid_entries]
+    datasets = {prefix: _open(prefix, end_of_text) for prefix in dict.fromkeys(entry.prefix for entry in entries)}
     views = [_view(datasets[entry.prefix], entry) for entry in entries]
     _refuse_overlap(views)
     _refuse_other_tokenizers(views)
     return views[:len(train)], views[len(train):]
 
 
-def _view(dataset: Dataset, entry: Entry) -> View:
-    view = View(dataset, entry, round(entry.start * dataset.documents), round(entry.end * dataset.documents))
+def _open(prefix: str, end_of_text: Callable[[], int]) -> Dataset | Pair:
+    pair = pair_of_half(prefix)
+    if pair is not None and is_pair(pair):
+        raise DataError(f"data: '{prefix}' is one half of a dataset pair; name the pair: '{pair}'")
+    return open_pair(prefix, end_of_text=end_of_text()) if is_pair(prefix) else open_dataset(prefix)
+
+
+def range_of(entry: Entry, documents: int) -> tuple[int, int]:
+    """The first document of an entry's range and the one after its last, of a dataset of `documents`.
+
+    Ranges that meet, as 0:0.95 and 0.95:1 do, are cut at the same document: the same product is rounded.
+
+    >>> range_of(parse_entry("0:0.95 mix"), 30), range_of(parse_entry("0.95:1 mix"), 30)
+    ((0, 28), (28, 30))
+    """
+    return round(entry.start * documents), round(entry.end * documents)
+
+
+def _view(dataset: Dataset | Pair, entry: Entry) -> View:
+    view = View(dataset, entry, *range_of(entry, dataset.documents))
     if view.first == view.last:
         raise DataError(f"data: '{entry}' holds none of the dataset's {dataset.documents} documents; widen the range")
     return view
+
+
+def _check_weights(field: str, entries: list[Entry]) -> None:
+    with_weight = [entry for entry in entries if entry.weight is not None]
+    without = [entry for entry in entries if entry.weight is None]
+    if with_weight and without:
+        raise ConfigError(f"{field}: '{with_weight[0]}' has a weight and '{without[0]}' has none; "
+                          "give every entry a weight or none (without weights each document is read once per epoch)")
+
+
+def _refuse_unequal_weights(valid: list[Entry]) -> None:
+    for entry in valid[1:]:
+        if entry.weight != valid[0].weight:
+            raise ConfigError(f"data.valid: '{valid[0]}' and '{entry}' have different weights, {valid[0].weight:g} and "
+                              f"{entry.weight:g}; validation reads every document once: leave the weights out")
 
 
 def _refuse_overlap(views: list[View]) -> None:
     """By content, so that a copy under another name counts as the same dataset."""
     for index, one in enumerate(views):
         for other in views[index + 1:]:
-            same = one.dataset.manifest.bin_file == other.dataset.manifest.bin_file
+            same = one.dataset.content == other.dataset.content
             shared = min(one.last, other.last) - max(one.first, other.first)
             if same and shared > 0:
                 raise DataError(f"data: '{one.entry}' and '{other.entry}' share {shared} documents; what is validated "
@@ -89,8 +143,15 @@ def _refuse_overlap(views: list[View]) -> None:
 
 
 def _refuse_other_tokenizers(views: list[View]) -> None:
-    for view in views[1:]:
-        one, other = views[0].dataset.manifest.tokenizer, view.dataset.manifest.tokenizer
+    """By the tokenizers' fingerprints; of a dataset pair only the end-of-text id can be compared."""
+    known = [view for view in views if view.dataset.tokenizer is not None]
+    for view in known[1:]:
+        one, other = known[0].dataset.tokenizer, view.dataset.tokenizer
         if one != other:
-            raise DataError(f"data: '{views[0].entry}' and '{view.entry}' were made with different tokenizers "
+            raise DataError(f"data: '{known[0].entry}' and '{view.entry}' were made with different tokenizers "
                             f"({one} and {other}); tokenize both with the model's own")
+    for view in views[1:]:
+        one, other = views[0].dataset.end_of_text, view.dataset.end_of_text
+        if one != other:
+            raise DataError(f"data: answers of '{views[0].entry}' end with id {one}, those of '{view.entry}' with id {other}; "
+                            "tokenize both with the model's own tokenizer, or correct data.end_of_text")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from megatron_ft.config import Config, Parallel
 from megatron_ft.errors import ConfigError
@@ -27,7 +28,9 @@ class Plan:
     rows_per_micro_batch: int
     row_tokens: int
     rows_per_epoch: int
-    """Rows of one pass over the training documents (of the first epoch: packing differs a little between epochs)."""
+    """Rows of one pass over the training documents; of the first one where epochs differ."""
+    epochs_differ: bool
+    """Weights give every epoch other documents, and with them a few rows more or less."""
     steps: int
     warmup_steps: int
     parameters: int
@@ -40,7 +43,8 @@ class Plan:
             f"x {self.micro_batches} micro-batches",
             f"{self.rows_per_step * self.row_tokens:,} tokens/step = {self.rows_per_step} rows x {self.row_tokens} tokens",
             f"{self.steps} steps = {self.steps * self.rows_per_step:,} rows = "
-            f"{self.steps * self.rows_per_step / self.rows_per_epoch:.2f} epochs of {self.rows_per_epoch:,} rows",
+            f"{'about ' if self.epochs_differ else ''}{self.steps * self.rows_per_step / self.rows_per_epoch:.2f} epochs of "
+            f"{self.rows_per_epoch:,} rows",
             f"{self.warmup_steps} steps of warm-up, {self.parameters:,} parameters",
         ]
 
@@ -71,15 +75,23 @@ def check_layout(architecture: Architecture, parallel: Parallel, *, processes: i
     return processes // (tp * pp)
 
 
-def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int) -> Plan:
-    """The plan; ConfigError when the layout, the batch or the model cannot be split as asked."""
+def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int,
+         rows_of_first: Callable[[float], float] | None = None) -> Plan:
+    """The plan; ConfigError when the layout, the batch or the model cannot be split as asked.
+
+    Args:
+        rows_of_first: rows of the first so many epochs, where epochs differ; None: each has `rows_per_epoch`.
+    """
     data = config.data
     dp = check_layout(architecture, config.parallel, processes=processes, row_tokens=data.row_tokens)
     unit = dp * data.rows_per_micro_batch
     if data.rows_per_step % unit:
         raise ConfigError(f"data.rows_per_step: {data.rows_per_step} is not a multiple of {data.rows_per_micro_batch} "
                           f"row/micro-batch x {dp} dp = {unit}; use {nearest(data.rows_per_step, unit)}")
-    steps = config.run.steps or max(1, math.ceil(config.run.epochs * rows_per_epoch / data.rows_per_step))
+    steps = config.run.steps
+    if not steps:
+        rows = rows_of_first(config.run.epochs) if rows_of_first else config.run.epochs * rows_per_epoch
+        steps = max(1, math.ceil(rows / data.rows_per_step))
     warmup = config.optim.warmup_steps
     if warmup is None:
         warmup = min(steps - 1, math.ceil(config.optim.warmup_fraction * steps))
@@ -88,7 +100,8 @@ def make(config: Config, architecture: Architecture, *, processes: int, rows_per
     return Plan(processes=processes, tp=config.parallel.tp, pp=config.parallel.pp, dp=dp,
                 micro_batches=data.rows_per_step // unit, rows_per_step=data.rows_per_step,
                 rows_per_micro_batch=data.rows_per_micro_batch, row_tokens=data.row_tokens,
-                rows_per_epoch=rows_per_epoch, steps=steps, warmup_steps=warmup, parameters=architecture.parameters)
+                rows_per_epoch=rows_per_epoch, epochs_differ=rows_of_first is not None, steps=steps, warmup_steps=warmup,
+                parameters=architecture.parameters)
 
 
 def divisors(number: int) -> list[int]:

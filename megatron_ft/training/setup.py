@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from megatron_ft.config import Config
+from megatron_ft.data import tokenizer, weights_file
 from megatron_ft.data.loader import Loader, ValidationLoader
 from megatron_ft.data.source import View, open_views
 from megatron_ft.errors import CheckpointError, ConfigError, DataError
@@ -46,12 +47,13 @@ def prepare(config: Config, process: Process) -> Setup:
     manifest = layout.Manifest.read(base)
     architecture = manifest.architecture
     dp = check_layout(architecture, config.parallel, processes=process.size, row_tokens=config.data.row_tokens)
-    train_views, valid_views = open_views(config.data.train, config.data.valid)
-    _check_tokenizer(train_views[0], architecture, base)
+    train_views, valid_views = _open_data(config, base)
+    for view in train_views + valid_views:
+        _check_vocabulary(view, architecture, base)
     dp_rank = process.rank // config.parallel.tp % dp  # megatron-core's order of ranks: tp, then dp, then pp
     share = {"row_tokens": config.data.row_tokens, "rows_per_step": config.data.rows_per_step,
              "rows_per_micro_batch": config.data.rows_per_micro_batch, "dp_rank": dp_rank, "dp_size": dp,
-             "on_long": config.data.long_documents, "weighting": config.loss.weighting}
+             "on_long": config.data.long_documents, "weighting": config.loss.weighting, "cache_dir": config.data.cache_dir}
     loader = Loader(train_views, seed=config.run.seed, **share)
     valid = ValidationLoader(valid_views, **share) if valid_views else None
     for selection in [loader.selection] + ([valid.selection] if valid else []):
@@ -60,18 +62,44 @@ def prepare(config: Config, process: Process) -> Setup:
             raise ConfigError(f"data.row_tokens: {config.data.row_tokens} lets in a document of {longest} positions, but the "
                               f"model was made for {architecture.positions}; use data.row_tokens={architecture.positions} "
                               "and data.long_documents=truncate or drop")
-    plan = make(config, architecture, processes=process.size, rows_per_epoch=loader.rows_per_epoch)
+    plan = make(config, architecture, processes=process.size, rows_per_epoch=loader.rows_per_epoch,
+                rows_of_first=loader.epochs.rows_of_first if loader.epochs.differ else None)
     resume_from = layout.latest(Path(config.run.dir) / "checkpoints")
     if resume_from is not None:
         _check_same_run(resume_from, architecture, loader)
     return Setup(config, process, architecture, base, resume_from, loader, valid, plan)
 
 
-def _check_tokenizer(view: View, architecture: Architecture, base: Path) -> None:
-    vocabulary = view.dataset.manifest.tokenizer["vocabulary"]
+def _open_data(config: Config, base: Path) -> tuple[list[View], list[View]]:
+    """The training and the validation views that data.train and data.valid, or data.weights_files, name."""
+    train, valid = config.data.train, config.data.valid
+    if config.data.weights_files:
+        train, valid = weights_file.read(config.data.weights_files)
+    train_views, valid_views = open_views(train, valid, end_of_text=lambda: _end_of_text(config, base))
+    for view in train_views + valid_views:
+        if config.data.end_of_text not in (None, view.dataset.end_of_text):
+            raise ConfigError(f"data.end_of_text: {config.data.end_of_text}, but {view.entry.prefix} was made with "
+                              f"{view.dataset.end_of_text}; leave it unset where a dataset knows its own")
+    return train_views, valid_views
+
+
+def _end_of_text(config: Config, base: Path) -> int:
+    """The id that closes an answer in a dataset pair, as told or as the base model's tokenizer has it."""
+    if config.data.end_of_text is not None:
+        return config.data.end_of_text
+    try:
+        return tokenizer.load(base / layout.HF_FOLDER).end_of_text
+    except DataError as error:
+        raise ConfigError("data.end_of_text: is not set, a dataset pair does not say which id ends an answer, and neither does "
+                          f"the base model ({error}); set it to the id that the model was pre-trained with") from error
+
+
+def _check_vocabulary(view: View, architecture: Architecture, base: Path) -> None:
+    vocabulary = view.dataset.vocabulary
     if vocabulary > architecture.vocabulary:
-        raise DataError(f"data.train: {view.entry.prefix} was made with a tokenizer of {vocabulary} tokens, but the base model "
-                        f"{base} has {architecture.vocabulary}; tokenize with the model's own tokenizer ({base}/hf)")
+        has = f"was made with a tokenizer of {vocabulary} tokens" if view.dataset.tokenizer else f"has the id {vocabulary - 1}"
+        raise DataError(f"data: {view.entry.prefix} {has}, but the base model {base} has {architecture.vocabulary}; "
+                        f"tokenize with the model's own tokenizer ({base}/hf)")
 
 
 def _check_same_run(folder: Path, architecture: Architecture, loader: Loader) -> None:
@@ -80,6 +108,6 @@ def _check_same_run(folder: Path, architecture: Architecture, loader: Loader) ->
         raise CheckpointError(f"{folder}: is a checkpoint of another model than load.from; use a new run.dir")
     before, now = manifest.source.get("data_order"), loader.fingerprint
     if before != now:
-        raise ConfigError(f"run.dir: {folder} was trained on data in the order {before}, this config gives {now}: data.train, "
-                          "data.row_tokens, data.long_documents or run.seed differ (its own config is in run.dir/config.toml); "
-                          "restore them, or start anew with another run.dir")
+        raise ConfigError(f"run.dir: {folder} was trained on data in the order {before}, this config gives {now}: data.train "
+                          "or its weights, data.row_tokens, data.long_documents or run.seed differ (its own config is in "
+                          "run.dir/config.toml); restore them, or start anew with another run.dir")

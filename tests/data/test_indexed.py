@@ -142,7 +142,7 @@ def test_a_bad_manifest_is_refused(prefix, text, message):
 
 
 def test_a_prefix_without_files_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"gone.bin: there is no such file; .* must be the --output"):
+    with pytest.raises(DataError, match=r"gone.bin: there is no such file; .* must be the --output .* of a dataset pair"):
         open_dataset(tmp_path / "gone")
 
 

@@ -1,11 +1,16 @@
 """Ranges are honoured, nothing is read twice, what does not fit is counted or refused."""
 
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_ft.data.loader import Loader
 from megatron_ft.data.selection import Selection
-from megatron_ft.data.source import Entry, open_views, parse_entry
+from megatron_ft.data.source import Entry, open_views, parse_entry, range_of
 from megatron_ft.errors import ConfigError, DataError
 from tests.data.small_datasets import random_documents, write_dataset
 
@@ -16,19 +21,39 @@ def mix(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "entry"), [
-    ("data/mix", Entry("data/mix")), ("0:0.95 data/mix", Entry("data/mix", 0, 0.95)), ("1 mix", Entry("mix")),
-    ("1.0 0.5:1 a folder/mix", Entry("a folder/mix", 0.5, 1)), ("  0.25:.5   7b  ", Entry("7b", 0.25, 0.5))])
+    ("data/mix", Entry("data/mix")), ("0:0.95 data/mix", Entry("data/mix", 0, 0.95)), ("1 mix", Entry("mix", weight=1)),
+    ("1.0 0.5:1 a folder/mix", Entry("a folder/mix", 0.5, 1, 1.0)), ("  0.25:.5   7b  ", Entry("7b", 0.25, 0.5)),
+    ("7e-1 mix", Entry("mix", weight=0.7))])
 def test_entries_are_read(text, entry):
     assert parse_entry(text) == entry
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "'' is no entry"), ("2 0:1 mix", "'2 0:1 mix' has weight 2;"),
+    ("", "'' is no entry"), ("0 0:1 mix", "'0 0:1 mix' has weight 0; a weight is a share of the documents and above 0"),
+    ("-1 mix", "has weight -1"), ("1e999 mix", "has weight inf"), ("-0.1:1 mix", "found -0.1:1"),
     ("0.5:0.5 mix", "0 <= START < END <= 1, found 0.5:0.5"),
     ("0:1.5 mix", "found 0:1.5"), ("0:1.2.3 mix", "write START:END PREFIX")])
 def test_bad_entries_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_entry(text)
+
+
+@pytest.mark.parametrize(("train", "valid", "message"), [
+    (["0.7 0:0.5 {}", "0.5:0.8 {}"], [], r"data.train: '0.7 0:0.5 .*mix' has a weight and '0.5:0.8 .*mix' has none"),
+    (["{}"], ["1 0:0.5 {}", "0.5:1 {}"], "data.valid: .* has a weight and .* has none"),
+    (["{}"], ["1 0:0.5 {}", "2 0.5:1 {}"], "data.valid: .* have different weights, 1 and 2; validation reads every doc")])
+def test_weights_of_only_some_entries_and_of_validation_are_refused(mix, train, valid, message):
+    with pytest.raises(ConfigError, match=message):
+        open_views([text.format(mix) for text in train], [text.format(mix) for text in valid])
+
+
+@given(documents=st.integers(1, 10**7), cuts=st.lists(st.floats(0.0, 1.0), max_size=5))
+def test_ranges_that_meet_split_any_number_of_documents_exactly(documents, cuts):
+    """For example 0:0.95 and 0.95:1: no document in both, none in neither."""
+    edges = sorted({0.0, *cuts, 1.0})
+    entries = [parse_entry(f"{start!r}:{end!r} mix") for start, end in pairwise(edges)]
+    ranges = [range_of(entry, documents) for entry in entries]
+    assert [0, *(last for _, last in ranges)] == [*(first for first, _ in ranges), documents]
 
 
 def test_train_and_validation_ranges_split_the_documents(mix):
@@ -48,6 +73,14 @@ def test_a_copy_under_another_name_is_the_same_dataset(mix, tmp_path):
     copy = write_dataset(tmp_path / "copy", random_documents(20, seed=1))
     with pytest.raises(DataError, match=r"share 20 documents"):
         open_views([mix], [str(copy)])
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_is_the_same_dataset(mix, tmp_path, make):
+    for suffix in (".bin", ".idx", ".json"):
+        make(tmp_path / f"link{suffix}", f"{mix}{suffix}")
+    with pytest.raises(DataError, match=r"'0:0.9 .*mix' and '0.8:1 .*link' share 2 documents"):
+        open_views([f"0:0.9 {mix}"], [f"0.8:1 {tmp_path / 'link'}"])
 
 
 def test_an_empty_range_is_refused(mix):

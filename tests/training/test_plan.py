@@ -12,13 +12,14 @@ from megatron_ft.errors import ConfigError
 from megatron_ft.training.plan import make
 
 
-def planned(preset="starcoderbase", processes=128, rows_per_epoch=1000, **overrides):
+def planned(preset="starcoderbase", processes=128, rows_per_epoch=1000, rows_of_first=None, **overrides):
     tree = {"run": {"dir": "r", "epochs": 2}, "load": {"from": "b"}, "data": {"train": ["p"], "rows_per_step": 128},
             "parallel": {"tp": 4, "pp": 4}}
     for name, value in overrides.items():
         section, field = name.split("__")
         tree.setdefault(section, {})[field] = value
-    return make(parse(tree), families.preset(preset), processes=processes, rows_per_epoch=rows_per_epoch)
+    return make(parse(tree), families.preset(preset), processes=processes, rows_per_epoch=rows_per_epoch,
+                rows_of_first=rows_of_first)
 
 
 def test_the_published_starcoder_layout():
@@ -30,7 +31,16 @@ def test_the_published_starcoder_layout():
 
 
 def test_epochs_round_up_to_whole_steps():
-    assert planned(rows_per_epoch=129, run__epochs=1).steps == 2
+    plan = planned(rows_per_epoch=129, run__epochs=1)
+    assert plan.steps == 2
+    assert plan.lines()[3] == "2 steps = 256 rows = 1.98 epochs of 129 rows"
+
+
+def test_epochs_that_differ_are_counted_in_their_own_rows_and_said_to_be_about():
+    """Of 2.5 epochs with 1000, 1100 and 1200 rows, 2700 rows are read."""
+    plan = planned(rows_of_first={2.5: 2700.0}.__getitem__, run__epochs=2.5)
+    assert plan.steps == 22  # 21.1 of 128 rows
+    assert plan.lines()[3] == "22 steps = 2,816 rows = about 2.82 epochs of 1,000 rows"
 
 
 @pytest.mark.parametrize("overrides, words", [

@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+import tokenizers
 import tomli_w
 
 from megatron_ft.config import parse
+from megatron_ft.data.indexed import open_dataset
 from megatron_ft.errors import CheckpointError, ConfigError, DataError
 from megatron_ft.runtime.device import Process
 from megatron_ft.training import setup
 from tests.data.small_datasets import write_dataset
+from tests.data.small_pairs import pairs_of, write_pair
 from tests.training.runs import STEPS, config, curve, tensors
 
 
@@ -82,6 +85,74 @@ def test_a_tokenizer_larger_than_the_model(settings, tmp_path):
 def test_validation_documents_are_not_trained_on(settings, dataset):
     settings["data"]["valid"] = [f"0.85:1 {dataset}"]
     with pytest.raises(DataError, match="share 10 documents"):
+        prepared(settings)
+
+
+def test_weights_of_the_config_and_of_octopacks_file_give_the_same_run(settings, dataset, tmp_path):
+    settings["data"].update(train=[f"3 0:0.5 {dataset}", f"1 0.5:0.9 {dataset}"], valid=[f"0.9:1 {dataset}"])
+    given = prepared(settings)
+    (tmp_path / "train.txt").write_text(f'"train: 3 0:0.5 {dataset}, 1 0.5:0.9 {dataset}"\n')
+    (tmp_path / "valid.txt").write_text(f'"validation: 1.0 0.9:1 {dataset}"')
+    settings["data"].update(train=[], valid=[], weights_files=[str(tmp_path / "train.txt"), str(tmp_path / "valid.txt")])
+    read = prepared(settings)
+    assert given.loader.fingerprint == read.loader.fingerprint
+    assert given.loader.epochs.counts == [135, 45]
+    assert read.valid.selection.documents == 20
+    assert given.plan.epochs_differ and "about" in given.plan.lines()[3]
+
+
+def test_epochs_of_a_weighted_run_are_whole(settings, dataset):
+    settings["run"].update(steps=0, epochs=3)
+    settings["data"].update(train=[f"3 0:0.5 {dataset}", f"1 0.5:0.9 {dataset}"])
+    made = prepared(settings)
+    rows = sum(made.loader.epochs.rows(epoch) for epoch in range(3))
+    assert made.plan.steps == -(-rows // 8)
+
+
+def pair_of(dataset, prefix, *, more: list[int] | None = None) -> str:
+    pairs = pairs_of(open_dataset(dataset), with_end=False)
+    return str(write_pair(prefix, pairs + ([([5], more)] if more else [])))
+
+
+def test_a_pair_gets_the_end_of_text_that_the_config_names_and_gives_the_datasets_rows(settings, dataset, tmp_path):
+    native = prepared(settings).loader
+    pair = pair_of(dataset, tmp_path / "pair")
+    settings["data"].update(train=[f"0:0.9 {pair}"], valid=[f"0.9:1 {pair}"], end_of_text=0)
+    paired = prepared(settings).loader
+    for batch, other in zip(next(native), next(paired), strict=True):
+        assert batch.tokens.equal(other.tokens) and batch.loss_mask.equal(other.loss_mask)
+
+
+def test_a_pair_gets_the_end_of_text_of_the_base_models_tokenizer(settings, dataset, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(settings["load"]["from"], base)
+    model = tokenizers.ByteLevelBPETokenizer()
+    model.train_from_iterator(["a"], vocab_size=300, special_tokens=["<|pad|>", "<|end|>"])
+    model.save(str(base / "release" / "hf" / "tokenizer.json"))
+    (base / "release" / "hf" / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    settings["load"]["from"] = str(base)
+    settings["data"].update(train=[pair_of(dataset, tmp_path / "pair")], valid=[])
+    assert prepared(settings).loader.selection.end_of_text == 1
+
+
+def test_a_pair_without_a_known_end_of_text(settings, dataset, tmp_path):
+    settings["data"].update(train=[pair_of(dataset, tmp_path / "pair")], valid=[])
+    with pytest.raises(ConfigError, match="data.end_of_text: is not set, .* neither does the base model .*hf: is no tokenizer"):
+        prepared(settings)
+
+
+def test_an_end_of_text_that_contradicts_the_dataset(settings, dataset):
+    settings["data"]["end_of_text"] = 5
+    with pytest.raises(ConfigError, match=f"data.end_of_text: 5, but {dataset} was made with 0; leave it unset"):
+        prepared(settings)
+
+
+@pytest.mark.parametrize("field", ["train", "valid"])
+def test_a_pair_with_an_id_that_the_model_does_not_have(settings, dataset, tmp_path, field):
+    pair = pair_of(dataset, tmp_path / "pair", more=[211])
+    settings["data"].update(valid=[], end_of_text=0)
+    settings["data"][field] = [pair]
+    with pytest.raises(DataError, match=f"data: {pair} has the id 211, but the base model .* has 211; tokenize with"):
         prepared(settings)
 
 
