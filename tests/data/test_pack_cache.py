@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -115,6 +116,34 @@ def test_a_place_that_cannot_be_written_means_no_cache_and_one_line(tmp_path, me
     ((level, line),) = messages
     assert level == "info"
     assert line.startswith("data: the packing is not cached (") and "data.cache_dir can name a folder" in line
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder that another user can enter, as tmp_path's parents do not let one."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def no_root():
+    """Calling it gives up what lets root write anywhere, until the test ends."""
+    before = os.geteuid()
+    yield lambda: os.seteuid(65534) if before == 0 else None
+    os.seteuid(before)
+
+
+def test_a_read_only_folder_is_read_from_and_not_written_to(shared_folder, messages, monkeypatch, no_root):
+    Packing(LENGTHS, ROW, cache=shared_folder)
+    shared_folder.chmod(0o555)
+    no_root()
+    made = packings_made(monkeypatch)
+    Packing(LENGTHS, ROW, cache=shared_folder)
+    assert (made, messages) == ([], [])
+    Packing(LENGTHS, ROW + 1, cache=shared_folder)
+    assert made == [ROW + 1]
+    assert "not cached ([Errno 13] Permission denied" in messages[0][1]
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, messages, monkeypatch):
