@@ -1,43 +1,61 @@
-"""Instruction data (JSONL) into a dataset to train on: OUTPUT.bin, OUTPUT.idx and OUTPUT.json.
+"""Instruction data into a dataset to train on: OUTPUT.bin, OUTPUT.idx and OUTPUT.json.
 
     python preprocess/tokenize_sft.py --input data.jsonl --output data/mix --tokenizer DIR --template octocoder
+
+Started again after an interruption, the same command goes on where it was. docs/data.md says what rows may look like.
 """
 
 import argparse
+import os
 import sys
 
 from megatron_ft import cli
 from megatron_ft.data.build import build
 from megatron_ft.data.chunk import Recipe
+from megatron_ft.data.inputs import Shard
+from megatron_ft.data.kinds import KINDS
+from megatron_ft.data.render import LOSS_ON
 from megatron_ft.data.report import summary
-from megatron_ft.data.templates import TEMPLATES
+from megatron_ft.data.templates import NAMES
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", required=True, metavar="FILE",
-                        help="JSONL files with inputs/outputs, inputs/targets or prompt/completion in every row")
+    parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
+                        help="JSONL (.gz, .zst) or Parquet files, folders, globs, folders of datasets' save_to_disk, hub ids")
     parser.add_argument("--output", required=True, metavar="PREFIX", help="where to write PREFIX.bin, .idx and .json")
     parser.add_argument("--tokenizer", required=True, metavar="PATH",
                         help="Hugging Face folder, tokenizer.json or SentencePiece .model of the model to be trained")
-    parser.add_argument("--template", default="octocoder", choices=list(TEMPLATES),
-                        help="wording (default: %(default)s)")
+    parser.add_argument("--template", default="octocoder", choices=NAMES, metavar="NAME",
+                        help=f"wording: {', '.join(NAMES)}; chat is the tokenizer's own (default: %(default)s)")
+    parser.add_argument("--kind", choices=list(KINDS),
+                        help="what rows are (default: what each row's keys say)")
+    parser.add_argument("--loss-on", default="answers", choices=LOSS_ON,
+                        help="which tokens are supervised (default: %(default)s)")
     parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
                         help="a row that is no example: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--max-length", type=int, metavar="N", help="longest document in tokens (default: any)")
     parser.add_argument("--on-long", default="stop", choices=["stop", "drop", "truncate"],
                         help="a document beyond --max-length (default: %(default)s)")
+    parser.add_argument("--split", default="train", help="which split of a saved or hub dataset (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="processes (default: the cores that this one may use, here %(default)s)")
+    parser.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="i/n",
+                        help="only this stretch of the input, i from 0 to n - 1; merge_datasets.py joins them")
+    parser.add_argument("--encoder", default="auto", choices=["auto", "reference"],
+                        help="auto encodes by gigatoken where it gives the reference's ids (default: %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
     """Build the dataset and say what is in it."""
     args = arguments()
-    recipe = Recipe(tokenizer=args.tokenizer, template=args.template, on_bad_row=args.on_bad_row,
-                    max_length=args.max_length, on_long=args.on_long)
-    sys.stdout.write(summary(args.output, build(args.input, args.output, recipe, workers=args.workers)))
+    recipe = Recipe(tokenizer=args.tokenizer, template=args.template, kind=args.kind, loss_on=args.loss_on,
+                    on_bad_row=args.on_bad_row, max_length=args.max_length, on_long=args.on_long)
+    manifest = build(args.input, args.output, recipe, workers=args.workers, shard=args.shard, split=args.split,
+                     encoder=args.encoder)
+    sys.stdout.write(summary(args.output, manifest))
 
 
 if __name__ == "__main__":

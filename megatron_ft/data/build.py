@@ -74,7 +74,8 @@ class _Progress:
 
     def to_json(self) -> dict[str, Any]:
         """For `from_json`."""
-        return dataclasses.asdict(self) | {"dropped": self.dropped.by_reason, "ends": list(self.ends.items())}
+        return vars(self) | {"position": self.position and vars(self.position), "extent": vars(self.extent),
+                             "dropped": self.dropped.by_reason, "ends": list(self.ends.items())}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> _Progress:

@@ -1,7 +1,9 @@
 """From a JSONL file to a dataset that opens: whole or absent, the same bytes for any number of processes."""
 
-import hashlib
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,16 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from megatron_ft.data import chunk
+from megatron_ft.data import build as build_module
+from megatron_ft.data import input_files
 from megatron_ft.data import tokenizer as reader
 from megatron_ft.data.build import build
-from megatron_ft.data.chunk import Recipe, cut_into_chunks
+from megatron_ft.data.chunk import Recipe
 from megatron_ft.data.indexed import open_dataset
+from megatron_ft.data.inputs import Shard
 from megatron_ft.data.manifest import file_sha256
-from megatron_ft.data.report import GREEN, PLAIN, coloured, summary
+from megatron_ft.data.partial import partial_output
+from megatron_ft.data.report import summary
 from megatron_ft.errors import ConfigError, DataError
 from tests.data.shared import LLAMA, SFT_ROWS, STARCODER, needs_data
 
@@ -59,7 +64,9 @@ def test_the_dataset_holds_every_row_in_order_and_the_manifest_its_counts(folder
     assert dataset.manifest == manifest
     assert manifest.counts == {"rows": 30, "documents": 30, "tokens": dataset.lengths.sum(),
                                "supervised": dataset.supervised.sum(), "truncated": 0}
-    assert manifest.inputs == [{"path": str(source), "bytes": source.stat().st_size, "sha256": file_sha256(source)}]
+    assert (manifest.kinds, manifest.recipe["shard"]) == ({"pairs": 30}, "0/1")
+    assert manifest.inputs == [{"path": str(source), "bytes": source.stat().st_size, "sha256": file_sha256(source),
+                                "rows": [0, 30]}]
     assert manifest.tokenizer == {"fingerprint": ours.fingerprint, "vocabulary": 257, "end_of_text": 0}
     assert manifest.bin_file["sha256"] == file_sha256(tmp_path / "out" / "mix.bin")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mix.bin", "mix.idx", "mix.json"]
@@ -118,37 +125,20 @@ def test_a_cut_that_leaves_no_answer_is_counted(folder, tmp_path):
     assert manifest.dropped == {"no answer within --max-length": {"rows": 1, "first": [f"{source}:1"]}}
 
 
-def test_chunks_are_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunk, "CHUNK_BYTES", 10)
-    (tmp_path / "a").write_bytes(b"12345\n" * 5 + b"end")
-    digest = hashlib.sha256()
-    chunks = list(cut_into_chunks(tmp_path / "a", digest))
-    assert [(piece.first_line, len(piece.lines)) for piece in chunks] == [(1, 2), (3, 2), (5, 2)]
-    assert digest.hexdigest() == file_sha256(tmp_path / "a")
-
-
 def test_bad_arguments_are_refused(folder, tmp_path):
     source = write_rows(tmp_path / "a.jsonl", rows(2))
     recipe = Recipe(folder, "octocoder")
     with pytest.raises(ConfigError, match="--workers: 0 processes"):
         build([source], tmp_path / "mix", recipe, workers=0)
-    with pytest.raises(DataError, match=r"--input: .*gone.jsonl is no file"):
+    with pytest.raises(DataError, match=r"--input: .*gone.jsonl is no file, folder or glob"):
         build([tmp_path / "gone.jsonl"], tmp_path / "mix", recipe)
-    with pytest.raises(ConfigError, match="names a file twice"):
+    with pytest.raises(ConfigError, match=r"names .*a.jsonl twice"):
         build([source, source], tmp_path / "mix", recipe)
     with pytest.raises(DataError, match=r"no document came of 1 rows \(dropped: \{'invalid JSON': 1\}\)"):
         build([write_rows(tmp_path / "bad", [b"{"])], tmp_path / "mix", Recipe(folder, "octocoder", on_bad_row="skip"))
     (tmp_path / "mix.idx").touch()
     with pytest.raises(ConfigError, match=r"--output: .*mix.idx exists already"):
         build([source], tmp_path / "mix", recipe)
-
-
-def test_a_document_is_shown_with_its_answer_in_green(folder, tmp_path):
-    build([write_rows(tmp_path / "a.jsonl", rows(2))], tmp_path / "mix", Recipe(folder, "octocoder"))
-    dataset = open_dataset(tmp_path / "mix")
-    assert f"Answer:{GREEN} answer answer <|end|>{PLAIN}" in coloured(dataset, 1, reader.load(folder))
-    with pytest.raises(ConfigError, match="2 is not there; the dataset has documents 0 to 1"):
-        coloured(dataset, 2, reader.load(folder))
 
 
 def test_the_scripts_work_and_tell_the_truth_by_exit_code(folder, tmp_path):
@@ -189,3 +179,154 @@ def test_preprocessing_needs_neither_torch_nor_transformers(folder):
             "print([name for name in ('torch', 'transformers', 'megatron') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def contents(prefix: Path) -> list[bytes]:
+    """A dataset without its manifest, which says which shard it is."""
+    return [prefix.with_name(prefix.name + suffix).read_bytes() for suffix in (".bin", ".idx")]
+
+
+def mixed_rows(count: int) -> list:
+    """Rows of several kinds and lengths, some of them bad."""
+    made: list = []
+    for number in range(count):
+        text = "word " * (number * 37 % 90 + 1) + str(number)
+        made.append([{"inputs": f"ask {number}", "outputs": text},
+                     {"instruction": "do", "input": text, "output": str(number)},
+                     {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "yes ½"},
+                                   {"role": "user", "content": "and?"}, {"role": "assistant", "content": text}]},
+                     b"{broken", {"inputs": "a", "outputs": ""}][number % 5])
+    return made
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_in_order_are_the_whole(folder, tmp_path, count):
+    sources = [write_rows(tmp_path / f"{name}.jsonl", mixed_rows(size)) for name, size in (("a", 40), ("b", 3), ("c", 80))]
+    recipe = Recipe(folder, "octocoder", on_bad_row="skip")
+    build(sources, tmp_path / "whole", recipe)
+    found = [build(sources, tmp_path / f"s{index}", recipe, shard=Shard(index, count)) for index in range(count)]
+    assert b"".join(contents(tmp_path / f"s{index}")[0] for index in range(count)) == contents(tmp_path / "whole")[0]
+    for name in ("rows", "documents", "tokens"):
+        assert sum(manifest.counts[name] for manifest in found) == open_dataset(tmp_path / "whole").manifest.counts[name]
+    stretches = [(part["path"], *part["rows"]) for manifest in found for part in manifest.inputs]
+    for (path, _, end), (next_path, begin, _) in zip(stretches, stretches[1:], strict=False):
+        assert begin == (end if path == next_path else 0)
+
+
+def test_lines_are_numbered_from_the_top_of_the_file_in_every_shard(folder, tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [*rows(90), b"{", *rows(9)])
+    with pytest.raises(DataError, match=r"a.jsonl:91: is no JSON"):
+        build([source], tmp_path / "s", Recipe(folder, "octocoder"), shard=Shard(3, 4))
+
+
+def test_fast_encoder_and_reference_give_the_same_bytes(folder, tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", mixed_rows(60))
+    for encoder in ("auto", "reference"):
+        build([source], tmp_path / encoder, Recipe(folder, "octocoder", on_bad_row="skip"), encoder=encoder)
+    assert contents(tmp_path / "auto") == contents(tmp_path / "reference")
+
+
+def test_an_interrupted_build_goes_on_where_it_was(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(input_files, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(build_module, "SAVE_EVERY_S", 0.0)
+    sources = [write_rows(tmp_path / f"{name}.jsonl", rows(60)) for name in "ab"]
+    recipe = Recipe(folder, "octocoder")
+    build(sources, tmp_path / "whole", recipe)
+    (tmp_path / "b.jsonl").write_bytes((tmp_path / "b.jsonl").read_bytes() + b'{"inputs": "a", "outputs": ""}\n')
+    with pytest.raises(DataError, match=r"b.jsonl:61: 'outputs' is empty"):
+        build(sources, tmp_path / "mix", recipe)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("mix")] == []
+    assert (tmp_path / ".mix.partial").is_dir()
+    write_rows(tmp_path / "b.jsonl", rows(60))  # the row is taken out
+    build(sources, tmp_path / "mix", recipe)
+    assert "going on after row" in capsys.readouterr().err
+    assert contents(tmp_path / "mix") == contents(tmp_path / "whole")
+    assert open_dataset(tmp_path / "mix").manifest.counts == open_dataset(tmp_path / "whole").manifest.counts
+    assert not (tmp_path / ".mix.partial").exists()
+
+
+@pytest.mark.parametrize(("change", "because"), [
+    ({"recipe": {"template": "plain"}}, "it had another template"),
+    ({"recipe": {"max_length": 60, "on_long": "drop"}}, "it had another max_length, on_long"),
+    ({"rows": 59}, "it had another"), ({"first": "other"}, "a.jsonl has changed since")])
+def test_an_interrupted_build_of_something_else_is_thrown_away(folder, tmp_path, monkeypatch, capsys, change, because):
+    monkeypatch.setattr(input_files, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(build_module, "SAVE_EVERY_S", 0.0)
+    source = write_rows(tmp_path / "a.jsonl", [*rows(60), b"{"])
+    with pytest.raises(DataError):
+        build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
+    recipe = Recipe(folder, **{"template": "octocoder"} | change.get("recipe", {}))
+    good = [{"inputs": change.get("first", "ask 0"), "outputs": "answer "}, *rows(60)[1:]]
+    sources = [write_rows(source, good)] if "rows" not in change else [write_rows(tmp_path / "z.jsonl", good)]
+    manifest = build(sources, tmp_path / "mix", recipe)
+    assert f"is thrown away, because {because}" in capsys.readouterr().err.replace(str(tmp_path) + "/", "")
+    assert manifest.counts["rows"] == 60
+    build(sources, tmp_path / "anew", recipe)
+    assert contents(tmp_path / "mix") == contents(tmp_path / "anew")
+
+
+def test_two_processes_never_write_one_output(folder, tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", rows(5))
+    with partial_output(tmp_path / "mix"), pytest.raises(ConfigError, match="another process is writing"):
+        build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
+    build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
+
+
+SLOW_BUILD = """
+import sys, time
+from megatron_ft.data import build, input_files
+input_files.CHUNK_BYTES, build.SAVE_EVERY_S = 2000, 0.01
+write = build.Writer.add
+def slow(*args, **kwargs):
+    time.sleep(0.02)
+    write(*args, **kwargs)
+build.Writer.add = slow
+from megatron_ft.data.chunk import Recipe
+build.build([sys.argv[1]], sys.argv[2], Recipe(sys.argv[3], "octocoder", on_bad_row="skip"), workers=int(sys.argv[4]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments_and_restarted_gives_the_same_bytes(folder, tmp_path, workers):
+    source = write_rows(tmp_path / "a.jsonl", mixed_rows(2500))
+    recipe = Recipe(folder, "octocoder", on_bad_row="skip")
+    manifest = build([source], tmp_path / "whole", recipe)
+    moments = random.Random(workers)
+    kills = 0
+    command = [sys.executable, "-c", SLOW_BUILD, str(source), str(tmp_path / "mix"), folder, str(workers)]
+    while True:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            code = process.wait(timeout=moments.uniform(0.3, 1.6) if kills < 10 else None)
+            assert code == 0
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not (tmp_path / "mix.json").exists() or process.returncode == 0
+    assert kills == 10
+    assert contents(tmp_path / "mix") == contents(tmp_path / "whole")
+    found = open_dataset(tmp_path / "mix").manifest
+    assert (found.counts, found.dropped, found.inputs) == (manifest.counts, manifest.dropped, manifest.inputs)
+    assert sorted(path.name for path in tmp_path.iterdir() if "mix" in path.name) == ["mix.bin", "mix.idx", "mix.json"]
+
+
+def test_a_kill_while_the_files_are_moved_to_their_place_is_made_good(folder, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "a.jsonl", rows(5))
+    rename = Path.rename
+
+    def killed(path, target):
+        if str(target).endswith(".idx"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="mix.idx: there is no such file"):
+        open_dataset(tmp_path / "mix")
+    build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
+    assert open_dataset(tmp_path / "mix").documents == 5
