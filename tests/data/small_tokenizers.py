@@ -12,7 +12,8 @@ CHATML_TOKENS = ["<|im_start|>", "<|im_end|>"]
 LLAMA3_TOKENS = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 COMMIT_TOKENS = ["<commit_before>", "<commit_msg>", "<commit_after>"]
 TEXT = ["def double(x):\n    return x * 2\n", "Question: What is said?\n\nAnswer: assistant\nuser\nsystem\n",
-        "<|im_end|> <|eot_id|> </s>\n\n"] * 4
+        "<|im_end|> <|eot_id|> </s>\n"] * 4
+"""No text ends with two line breaks, which would be a token that exists at the end of a prompt and not inside a text."""
 
 
 def bytes_tokenizer(folder: Path, specials: Sequence[str] = (), *, end: str = "<|endoftext|>", begin: str | None = None,
