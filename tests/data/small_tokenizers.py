@@ -17,7 +17,7 @@ TEXT = ["def double(x):\n    return x * 2\n", "Question: What is said?\n\nAnswer
 
 
 def bytes_tokenizer(folder: Path, specials: Sequence[str] = (), *, end: str = "<|endoftext|>", begin: str | None = None,
-                    chat_template: object = None) -> Path:
+                    chat_template: object = None, vocabulary: int = 320) -> Path:
     """Write a byte-level BPE tokenizer as StarCoder's: no special token but those given and the end-of-text token.
 
     Args:
@@ -28,7 +28,7 @@ def bytes_tokenizer(folder: Path, specials: Sequence[str] = (), *, end: str = "<
     whole.decoder = tokenizers.decoders.ByteLevel()
     names = list(dict.fromkeys([end, *([begin] if begin else []), *specials]))
     whole.train_from_iterator(TEXT, tokenizers.trainers.BpeTrainer(
-        vocab_size=320, special_tokens=names, show_progress=False,
+        vocab_size=vocabulary, special_tokens=names, show_progress=False,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
     if begin:
         whole.post_processor = tokenizers.processors.TemplateProcessing(

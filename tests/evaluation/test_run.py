@@ -8,14 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
-from megatron_ft.errors import ConfigError, EvaluationError
-from megatron_ft.evaluation import execution, settings
+from megatron_ft.errors import CheckpointError, ConfigError, DataError, EvaluationError
+from megatron_ft.evaluation import execution, model_folder, settings
 from megatron_ft.evaluation.execution import Attempt
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.run import evaluate
 from megatron_ft.evaluation.verdict import Verdict
+from tests.data.small_tokenizers import CHATML_TOKENS, COMMIT_TOKENS, bytes_tokenizer
 from tests.evaluation import tiny
 from tests.evaluation.problems import make_problem
 
@@ -64,6 +66,50 @@ def test_a_model_is_evaluated(python: Python, write_benchmark, tmp_path: Path) -
     assert set(result["pass@k"]) == {"1", "3"}
     assert result["generation"]["samples"] == 6
     assert sum(result["verdicts"].values()) == 6
+
+
+@pytest.mark.parametrize("style", ["chat", "chatml", "commit"])
+def test_a_model_is_asked_in_the_style_of_its_training(python: Python, write_benchmark, tmp_path: Path, style: str) -> None:
+    model = tiny.write(tmp_path / "model")
+    chat = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
+    bytes_tokenizer(model, [*CHATML_TOKENS, *COMMIT_TOKENS], vocabulary=300,
+                    chat_template=chat.replace("<|im_start|>", "<|im_start|>{{ message['role'] }}:")
+                    + "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}")
+    result = run(write_benchmark(*PROBLEMS), tmp_path / "out", "--model", str(model), "--prompt-style", style,
+                 "--max-new-tokens", "4", "--device", "cpu")
+    assert result["settings"]["prompt_style"] == style
+    assert result["samples"] == 2
+
+
+@pytest.mark.parametrize(("style", "scenario", "error", "message"), [
+    ("chatml", "synthesize", DataError, r"has no special token '<\|im_start\|>'; .*template 'chatml' writes <\|im_start\|>, "),
+    ("chat", "synthesize", ConfigError, "model has no chat template .*; use one of octocoder"),
+    ("plain", "fixtests", ConfigError, "--prompt-style: plain has no place for the code to repair"),
+])
+def test_a_style_that_the_model_cannot_be_asked_in_is_refused_before_it_is_loaded(
+        write_benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str, scenario: str, error: type,
+        message: str) -> None:
+    model = tiny.write(tmp_path / "model")
+    monkeypatch.setattr(model_folder, "load", None)
+    with pytest.raises(error, match=message):
+        run(write_benchmark(*PROBLEMS), tmp_path / "out", "--model", str(model), "--prompt-style", style,
+            "--scenario", scenario)
+
+
+def test_the_chat_template_of_a_hub_model_is_fetched_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, allow_patterns: asked.append(
+        (model, allow_patterns)) or "/cache")
+    assert model_folder.tokenizer_folder("some/model", fetch=False) is None
+    assert model_folder.tokenizer_folder("some/model", fetch=True) == "/cache"
+    assert asked == [("some/model", model_folder.TOKENIZER_FILES)]
+
+    def offline(model: str, allow_patterns: list[str]) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(CheckpointError, match="--model: the tokenizer of some/model cannot be fetched: OSError: no network"):
+        model_folder.tokenizer_folder("some/model", fetch=True)
 
 
 def test_a_program_that_repeats_is_run_once() -> None:
@@ -137,7 +183,6 @@ def test_help_and_own_solutions_need_no_torch() -> None:
     code = ("import sys\nfrom megatron_ft import evaluate\n"
             "assert not {'torch', 'transformers', 'megatron'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
 
 
 @pytest.mark.slow
