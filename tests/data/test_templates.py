@@ -1,11 +1,19 @@
 """A prompt is worded once: what a model is asked is what it was trained on."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megatron_ft.data import templates
+from megatron_ft.data import tokenizer as reader
 from megatron_ft.data.example import Example, Mark, RowError, Segment, Special, Turn
+from megatron_ft.data.indexed import OUTPUT
+from megatron_ft.data.render import render
 from megatron_ft.errors import ConfigError, DataError
-from tests.data.small_tokenizers import CHATML_TOKENS, bytes_tokenizer
+from tests.data.small_tokenizers import CHATML_TOKENS, LLAMA3_TOKENS, bytes_tokenizer
 
 NAMES = list(templates.TEMPLATES)
 TEXT_NAMES = ["octocoder", "instruct", "plain", "continue", "alpaca"]
@@ -160,3 +168,34 @@ def test_a_fingerprint_is_the_wordings():
             return "  "
 
     assert Other().fingerprint != prints["octocoder"] == templates.OctoCoder().fingerprint
+
+
+WORDS = st.text(st.sampled_from("ab \n<|>é"), min_size=1, max_size=8) | st.sampled_from(
+    ["<|im_end|>", "<commit_msg>", "Answer:", "</s>", "[/INST]", "\n<|eot_id|> "])
+SAID = st.lists(WORDS, min_size=1, max_size=3).map("".join).filter(str.strip)
+
+
+@pytest.fixture(scope="module")
+def every_template(tmp_path_factory):
+    """The conversational templates by name, and a tokenizer that has all of their tokens."""
+    source = (Path(__file__).parent / "chat_templates" / "chatml.jinja").read_text(encoding="utf-8")
+    folder = bytes_tokenizer(tmp_path_factory.mktemp("tokens"), [*CHATML_TOKENS, *LLAMA3_TOKENS], chat_template=source)
+    return {name: templates.get(name, tokenizer_path=folder) for name in [*CONVERSATIONAL, "chat"]}, reader.load(folder)
+
+
+@settings(max_examples=40)
+@given(system=st.none() | SAID, said=st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3))
+@pytest.mark.parametrize("name", [*CONVERSATIONAL, "chat"])
+def test_supervised_text_is_the_answers_and_their_ends_whatever_is_said(name, system, said, every_template):
+    template, tokenizer = every_template[0][name], every_template[1]
+    turns = [Turn(role, text) for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
+    (document,) = render([Example((*([Turn("system", system)] if system else []), *turns))], template, tokenizer)
+    ends = np.cumsum(document.lengths)
+    stretches = [tokenizer.decode(ids) for ids in np.split(document.ids, ends[:-1])]
+    answers = [text for text, mode in zip(stretches, document.modes, strict=True) if mode == OUTPUT]
+    own_end = {"chat": "<|im_end|>", "chatml": "<|im_end|>", "llama3": "<|eot_id|>"}.get(name, "")
+    for (_, answer), text in zip(said, answers, strict=True):
+        assert text.removesuffix("<|endoftext|>").removesuffix(own_end).strip() == answer.strip()
+    assert document.ids.tolist().count(tokenizer.end_of_text) == (1 if own_end else len(said))
+    asked = "".join(text for text, mode in zip(stretches, document.modes, strict=True) if mode != OUTPUT)
+    assert all(user.strip() in asked for user, _ in said)
