@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -66,21 +66,7 @@ class Writer:
         """Write .idx and remove what it was made of."""
         self.sync()
         self._close()
-        with open(with_suffix(self.prefix, ".idx"), "wb") as stream:
-            stream.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], self.extent.segments, self.extent.documents + 1))
-            for lengths in self._read(LENGTHS):
-                stream.write(lengths.tobytes())
-            for begins in _running(self._read(LENGTHS)):
-                stream.write((begins * self.dtype.itemsize).tobytes())
-            last = 0
-            for counts, begins in zip(self._read(SEGMENTS), _running(self._read(SEGMENTS)), strict=True):
-                stream.write(begins.tobytes())
-                last = int(begins[-1] + counts[-1])
-            stream.write(np.int64(last).tobytes())
-            for modes in self._read(MODES):
-                stream.write(modes.tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_index(with_suffix(self.prefix, ".idx"), self.dtype, self.extent, self._read)
         for suffix in (LENGTHS, MODES, SEGMENTS):
             with_suffix(self.prefix, suffix).unlink()
 
@@ -107,6 +93,30 @@ class Writer:
 
 LENGTHS, MODES, SEGMENTS = ".lengths", ".modes", ".segments"
 COLUMNS = {LENGTHS: np.dtype(np.int32), MODES: np.dtype(np.int8), SEGMENTS: np.dtype(np.int32)}
+
+
+def write_index(path: Path, dtype: np.dtype, extent: Extent, read: Callable[[str], Iterator[np.ndarray]]) -> None:
+    """Write an .idx, a block of entries at a time.
+
+    Args:
+        dtype: the ids'.
+        read: gives the entries of one of COLUMNS in blocks (none of them empty), from the first one on at every call.
+    """
+    with open(path, "wb") as stream:
+        stream.write(HEADER.pack(MAGIC, VERSION, CODES[dtype], extent.segments, extent.documents + 1))
+        for lengths in read(LENGTHS):
+            stream.write(lengths.tobytes())
+        for begins in _running(read(LENGTHS)):
+            stream.write((begins * dtype.itemsize).tobytes())
+        last = 0
+        for counts, begins in zip(read(SEGMENTS), _running(read(SEGMENTS)), strict=True):
+            stream.write(begins.tobytes())
+            last = int(begins[-1] + counts[-1])
+        stream.write(np.int64(last).tobytes())
+        for modes in read(MODES):
+            stream.write(modes.tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _open_at(path: Path, size: int) -> IO[bytes]:
