@@ -136,7 +136,8 @@ def test_a_tenth_of_the_version_bumps_stays_and_always_the_same():
     ("bare_message", "Update the readme", False),
     ("version", "v1.2.3", True), ("version", "1.2.3 release", True), ("version", "1.2.13 release", True),
     ("version", "1.2", False),
-    ("hash", "0239-2a41", True), ("hash", "added", False), ("hash", "facade", False), ("hash", "deadbeef1", True),
+    ("hash", "0239-2a41", True), ("hash", "added", False), ("hash", "facade", False),
+    ("hash", "deadbeef1", True),
 ])
 def test_rules_that_others_leave_nothing_for_still_hold_alone(name, subject, dropped):
     assert BY_NAME[name].apply({"subject": subject}, **BY_NAME[name].parameters) is not dropped
