@@ -103,7 +103,7 @@ def json_type(value: Any) -> str:
 
 def _parse_slowly(line: bytes, source: str) -> Any:
     """What the fast parser refuses: with a message that says where, or after all (NaN, an escaped lone surrogate)."""
-    if line.startswith(OVERSIZED):
+    if line.startswith(OVERSIZED) and line[len(OVERSIZED):].strip().isdigit():
         size = int(line[len(OVERSIZED):])
         raise RowError("row too large", f"{source}: is a line of {size:,} bytes, at most {LONGEST_ROW_BYTES:,} are read")
     if source.endswith(":1"):

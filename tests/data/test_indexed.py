@@ -8,8 +8,8 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from megatron_ft.data.indexed import dtype_for, open_dataset, read_index
-from megatron_ft.errors import DataError
 from megatron_ft.data.writer import Writer
+from megatron_ft.errors import DataError
 from tests.data.small_datasets import random_documents, write_dataset
 
 TWO_TURNS = [([5, 6], False), ([7, 0], True), ([8], False), ([9, 4, 0], True)]

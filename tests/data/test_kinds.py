@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from megatron_ft.data import kinds
 from megatron_ft.data.example import Example, RowError, Turn
 from megatron_ft.data.kinds import KINDS, PAIRS, detect, to_example
-from megatron_ft.data.records import read_row
+from megatron_ft.data.rows import parse
 from megatron_ft.errors import ConfigError
 
 USER, ANSWER = {"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}
@@ -32,7 +32,8 @@ def test_the_example_of_a_kind_is_detected_and_read_as_it(name):
     assert (example.kind, example.source) == (name, "f:9")
     assert example == to_example(row, kind=name, source="f:9")
     assert [turn.role for turn in example.turns] == ["user", "assistant"]
-    assert read_row(json.dumps(row).encode(), "f:9") == read_row(json.dumps(row).encode(), "f:9", kind=name) == example
+    row = parse(json.dumps(row).encode(), "f:9")
+    assert to_example(row, kind=None, source="f:9") == to_example(row, kind=name, source="f:9") == example
 
 
 @pytest.mark.parametrize(("asked", "answered"), PAIRS)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_ft.data import kinds
 from megatron_ft.data.example import Example
-from megatron_ft.data.records import read_row, stream_lines
-from megatron_ft.data.rows import FIRST_SHOWN, Dropped, RowError
-from megatron_ft.errors import DataError
+from megatron_ft.data.input_files import OVERSIZED, Chunk, Position
+from megatron_ft.data.rows import FIRST_SHOWN, Dropped, Row, RowError, parse, rows_of
 
 SKIP_HINT = r"; drop the row or pass --on-bad-row=skip \(skipped rows are counted by reason\)$"
 
@@ -29,6 +29,16 @@ BAD_ROWS = {
     "deep": (b"[" * 100_000, "invalid JSON", "is no JSON"),
     "long number": (b'{"inputs": ' + b"9" * 5000 + b"}", "invalid JSON", "is no JSON that can be read"),
 }
+
+
+def read_row(line: bytes, source: str) -> Example | None:
+    """The example in a line; None for a blank one."""
+    path, _, number = source.partition(":")
+    for row in rows_of(Chunk(path, int(number), line.replace(b"\n", b" "), False, len(line), Position(), "")):
+        if row.error is not None:
+            raise row.error
+        return kinds.to_example(row.value, kind=None, source=row.source)
+    return None
 
 
 @pytest.mark.parametrize("keys", [("inputs", "outputs"), ("inputs", "targets"), ("prompt", "completion")])
@@ -83,14 +93,26 @@ def test_a_mutated_row_never_breaks_the_reader(position, byte):
         assert example is None or all(turn.text for turn in example.turns)
 
 
-def test_lines_are_numbered_from_one_and_a_last_line_without_newline_counts(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b"one\n\nthree")
-    assert list(stream_lines(tmp_path / "a.jsonl")) == [(1, b"one\n"), (2, b"\n"), (3, b"three")]
+def chunk(data: bytes, first: int = 1) -> Chunk:
+    return Chunk("f", first, data, False, len(data), Position(), "")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match="gone.jsonl: there is no such file"):
-        next(stream_lines(tmp_path / "gone.jsonl"))
+def test_rows_have_the_numbers_of_their_lines_and_a_last_line_needs_no_break():
+    found = list(rows_of(chunk(b'{"a": 1}\n\n \t\r\n[]\n{"a": 2}', first=10)))
+    assert [(row.source, row.value) for row in found] == [("f:10", {"a": 1}), ("f:13", None), ("f:14", {"a": 2})]
+    assert found[1].error.reason == "not an object"
+
+
+def test_a_row_is_written_as_it_was_read():
+    lines = [b'{"a":  1.50, "b": "\\u00e9"}\r\n', b'{"a": NaN}']
+    assert [row.to_line() for row in rows_of(chunk(b"".join(lines)))] == [lines[0], lines[1] + b"\n"]
+    assert Row("f:1", {"a": "é", "b": [1, None]}, None).to_line() == '{"a":"é","b":[1,null]}\n'.encode()
+
+
+@pytest.mark.parametrize("line", [OVERSIZED, OVERSIZED + b"x", OVERSIZED + b"12", OVERSIZED + "²".encode()])
+def test_data_that_looks_like_our_own_mark_is_a_bad_row(line):
+    with pytest.raises(RowError):
+        parse(line, "f:1")
 
 
 def test_dropped_rows_are_counted_with_the_first_places():
