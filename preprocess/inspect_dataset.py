@@ -1,36 +1,59 @@
-"""What is in a dataset: its counts, and with --document a document as text, supervised tokens in green.
+"""What is in a dataset: its counts, the lengths of its documents, and documents as text, supervised tokens in green.
 
-    python preprocess/inspect_dataset.py PREFIX --document 7 --tokenizer DIR
+    python preprocess/inspect_dataset.py PREFIX
+    python preprocess/inspect_dataset.py PREFIX --row-tokens 2048 --plot lengths.png
+    python preprocess/inspect_dataset.py PREFIX --random 3 --ids
 """
 
 import argparse
 import sys
 
-from megatron_ft import cli
-from megatron_ft.data import tokenizer
-from megatron_ft.data.indexed import open_dataset
-from megatron_ft.data.report import coloured, summary
-from megatron_ft.errors import ConfigError
+from megatron_ft import cli, log
+from megatron_ft.data import report, report_plot, report_text
+from megatron_ft.data.indexed import Dataset
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prefix", metavar="PREFIX", help="what --output of preprocess/tokenize_sft.py named")
-    parser.add_argument("--document", type=int, metavar="N", help="show this one, counted from 0")
-    parser.add_argument("--tokenizer", metavar="PATH", help="the tokenizer that the dataset was made with")
+    parser.add_argument("prefix", metavar="PREFIX", help="what --output of preprocess/tokenize_sft.py named, or a dataset pair")
+    parser.add_argument("--row-tokens", type=int, metavar="N",
+                        help="say how many documents do not fit rows of N tokens, and how full packing makes the rows")
+    parser.add_argument("--plot", metavar="FILE", help="draw the lengths (.png, .svg or .pdf)")
+    parser.add_argument("--document", type=int, nargs="+", default=[], metavar="N", help="show these, counted from 0")
+    parser.add_argument("--random", type=int, default=0, metavar="K", help="show K documents drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
+    parser.add_argument("--ids", action="store_true", help="show a line per token, with its id")
+    parser.add_argument("--colour", "--color", default="auto", choices=report_text.COLOURS,
+                        help="green for supervised tokens; else they are in brackets (default: auto, which is green on a "
+                             "terminal unless NO_COLOR is set)")
+    parser.add_argument("--tokenizer", metavar="PATH",
+                        help="the tokenizer that the dataset was made with (default: where it was then)")
     return parser.parse_args()
 
 
 def main() -> None:
     """Print to stdout."""
     args = arguments()
-    dataset = open_dataset(args.prefix)
-    sys.stdout.write(summary(args.prefix, dataset.manifest))
-    if args.document is not None:
-        if args.tokenizer is None:
-            raise ConfigError("--document: needs --tokenizer to turn ids into text")
-        sys.stdout.write(coloured(dataset, args.document, tokenizer.load(args.tokenizer)))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+    picture = report_plot.require_writable(args.plot) if args.plot else None
+    shows = bool(args.document or args.random)
+    dataset, reader = report.open_to_read(args.prefix, args.tokenizer, decodes=shows)
+    numbers = report_text.choose(dataset, args.document, at_random=args.random, seed=args.seed)
+    if isinstance(dataset, Dataset):
+        sys.stdout.write(report.summary(args.prefix, dataset.manifest))
+    sys.stdout.write(report.statistics(dataset))
+    if args.row_tokens is not None:
+        sys.stdout.write(report.fit(dataset, args.row_tokens))
+    if not shows:
+        blocks = report.BLOCKS if "utf" in sys.stdout.encoding.lower() else " #"
+        sys.stdout.write(report.histogram(dataset, blocks=blocks))
+    if picture:
+        report_plot.plot(dataset, picture, row_tokens=args.row_tokens)
+        log.get().info("%s: the lengths of the documents as a picture", picture)
+    colour = report_text.has_colour(args.colour)
+    for number in numbers:
+        sys.stdout.write("\n" + report_text.shown(dataset, number, reader, colour=colour, ids=args.ids))
 
 
 if __name__ == "__main__":
