@@ -19,7 +19,8 @@ from typing import Any, Literal
 from megatron_ft import log
 from megatron_ft.data import inputs as input_finder
 from megatron_ft.data import kinds, templates
-from megatron_ft.data.chunk import Block, Recipe, choose_encoder, reference, render_chunk, tools
+from megatron_ft.data.chunk import Block, Recipe, choose_encoder, draft_chunk, reference, render_chunk, tools
+from megatron_ft.data.example import Segment
 from megatron_ft.data.indexed import with_suffix
 from megatron_ft.data.input_files import Chunk, InputFile, Position
 from megatron_ft.data.inputs import Shard
@@ -32,6 +33,7 @@ from megatron_ft.errors import DataError
 
 SAVE_EVERY_S = 5.0
 SAMPLED_FILES = 4
+SAMPLED_EXAMPLES = 64  # of each
 
 
 def build(inputs: Sequence[str | Path], output: str | Path, recipe: Recipe, *, workers: int = 1,
@@ -113,7 +115,8 @@ class _Build:
         has_tables = any(part.file.is_table for part in self._parts)
         if workers > 1:  # `tokenizers` must not start threads in a process that is going to be forked
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        is_fast = encoder == "auto" and choose_encoder(list(self._sample()), self._recipe)
+        sample = self._sample()
+        is_fast = encoder == "auto" and choose_encoder(sample, self._recipe)
         tools(self._recipe, fast=is_fast)
         read: collections.deque[int] = collections.deque()
         blocks = ordered_map(functools.partial(render_chunk, recipe=self._recipe, fast=is_fast),
@@ -144,6 +147,7 @@ class _Build:
         except BaseException:
             if self._partial.state() is not None:  # it was long enough to keep; short work is done again as fast
                 self._save(writer, progress)
+                log.get().info("what is done is kept: the same command goes on after %d documents", writer.extent.documents)
             raise
 
     def _save(self, writer: Writer, progress: _Progress) -> None:
@@ -195,10 +199,16 @@ class _Build:
                 read.append(number)
                 yield chunk
 
-    def _sample(self) -> Iterator[Chunk]:
-        """The first chunk of some parts, spread over all of them."""
+    def _sample(self) -> list[list[Segment]]:
+        """The first examples of some parts, spread over all of them; the log says what kind of rows they are."""
+        found: list[list[Segment]] = []
         for number in range(0, len(self._parts), -(-len(self._parts) // SAMPLED_FILES) or 1):
-            yield from itertools.islice(self._parts[number].chunks(), 1)
+            for chunk in itertools.islice(self._parts[number].chunks(), 1):
+                examples, drafts, _ = draft_chunk(chunk, self._recipe, self._template)
+                kinds_found = collections.Counter(example.kind for example in examples).most_common()
+                log.get().info("%s: rows of the kind %s", chunk.path, ", ".join(kind for kind, _ in kinds_found) or "none yet")
+                found += drafts[:SAMPLED_EXAMPLES]
+        return found
 
     def _no_documents(self, progress: _Progress) -> DataError:
         reasons = {reason: entry["rows"] for reason, entry in progress.dropped.by_reason.items()}

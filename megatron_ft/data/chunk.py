@@ -122,23 +122,19 @@ def reference(path: str) -> Tokenizer:
     return tokenizer.load(path)
 
 
-def choose_encoder(sample: list[Chunk], recipe: Recipe) -> bool:
-    """Whether gigatoken gives the reference's ids on the beginning of the data; a log line says what encodes."""
+def choose_encoder(drafts: list[list[Segment]], recipe: Recipe) -> bool:
+    """Whether gigatoken gives the reference's ids on some examples of the data; a log line says what encodes."""
     reader = reference(recipe.tokenizer)
     try:
-        template, fast = tools(recipe, fast=True)
-        for chunk in sample:
-            drafts = draft_chunk(chunk, recipe, template)[1][:SAMPLED_EXAMPLES]
-            if not _same(tokenize(drafts, fast), tokenize(drafts, reader)):
-                raise tokenizer_fast.UnsupportedError(f"gigatoken gives other ids for rows of {chunk.path}")
+        fast = tools(recipe, fast=True)[1]
+        found, expected = tokenize(drafts, fast), tokenize(drafts, reader)
+        if not (np.array_equal(found.ids, expected.ids) and np.array_equal(found.lengths, expected.lengths)):
+            raise tokenizer_fast.UnsupportedError("gigatoken gives other ids for the first rows")
     except tokenizer_fast.UnsupportedError as error:
-        log.get().info("encoding with %s, the reference: %s", type(reader).library, error)
+        log.get().info("encoding with %s, the reference: %s", reader.library, error)
         return False
-    log.get().info("encoding with gigatoken, which gave the reference's ids on the first rows")
+    log.get().info("encoding with gigatoken, which gave the ids of %s on the first rows", reader.library)
     return True
-
-
-SAMPLED_EXAMPLES = 64
 
 
 def _audit(documents: Documents, examples: list[Example], drafts: list[list[Segment]],
@@ -146,10 +142,6 @@ def _audit(documents: Documents, examples: list[Example], drafts: list[list[Segm
     if examples and not np.array_equal(documents[0].ids, tokenize(drafts[:1], reader.reference).ids):
         raise DataError(f"{examples[0].source}: gigatoken gives other ids than the reference tokenizer; build the dataset "
                         "with --encoder reference, and please report the row")
-
-
-def _same(one: Documents, other: Documents) -> bool:
-    return np.array_equal(one.ids, other.ids) and np.array_equal(one.lengths, other.lengths)
 
 
 def _apply_long_rule(documents: Documents, examples: list[Example], omissions: list[Omission],

@@ -6,6 +6,9 @@ import collections
 import concurrent.futures
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -31,7 +34,8 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
             initializer()
         return map(function, items)
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer,))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin,
+                                                  initargs=(os.getpid(), initializer))
     pool.submit(int).result()  # all processes begin here, before this one goes on to anything that starts threads
     return _in_order(pool, function, iter(items), workers)
 
@@ -61,7 +65,16 @@ def require_workers(workers: int) -> None:
         raise ConfigError(f"--workers: {workers} processes do nothing; use 1 or more")
 
 
-def _begin(initializer: Callable[[], object] | None) -> None:
+def _begin(parent: int, initializer: Callable[[], object] | None) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per process; read when a batch is first encoded
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the work
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     if initializer:
         initializer()
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its parent has gone; a killed parent cannot tell it to."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -151,10 +151,6 @@ def test_the_scripts_work_and_tell_the_truth_by_exit_code(folder, tmp_path):
     assert again.returncode == 2
     assert "error: ConfigError: --output:" in again.stderr
     assert "Traceback" not in again.stderr
-    shown = run("inspect_dataset.py", tmp_path / "mix", "--document", 3, "--tokenizer", folder)
-    assert shown.returncode == 0
-    assert "Question: ask 3" in shown.stdout
-    assert run("inspect_dataset.py", tmp_path / "mix", "--document", 3).returncode == 2
 
 
 @needs_data
