@@ -51,8 +51,8 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """Read one back; DataError if it is missing, damaged or of another format."""
         if not path.is_file():
-            raise DataError(f"{path}: is missing, so the dataset was never finished; "
-                            "remove its .bin and .idx and run preprocess/tokenize_sft.py again")
+            raise DataError(f"{path}: is missing, so the dataset was never finished; run preprocess/tokenize_sft.py again "
+                            "(if it says that the .bin or .idx exists, remove them first)")
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             found = fields.get("format")
