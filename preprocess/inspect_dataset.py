@@ -11,6 +11,7 @@ import sys
 from megatron_ft import cli, log
 from megatron_ft.data import report, report_plot, report_text
 from megatron_ft.data.indexed import Dataset
+from megatron_ft.errors import ConfigError
 
 
 def arguments() -> argparse.Namespace:
@@ -38,6 +39,8 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     picture = report_plot.require_writable(args.plot) if args.plot else None
     shows = bool(args.document or args.random)
+    if args.ids and not shows:
+        raise ConfigError("--ids: says how documents are shown; name some by --document or --random")
     dataset, reader = report.open_to_read(args.prefix, args.tokenizer, decodes=shows)
     numbers = report_text.choose(dataset, args.document, at_random=args.random, seed=args.seed)
     if isinstance(dataset, Dataset):

@@ -228,6 +228,7 @@ def test_the_script_marks_in_a_pipe_and_colours_a_terminal(prefix, folder, tmp_p
     whole = run(prefix, "--row-tokens", 64, "--plot", tmp_path / "a.svg")
     assert "up to here" in whole.stdout and "rows of 64 tokens" in whole.stdout and (tmp_path / "a.svg").is_file()
     assert run(prefix, "--document", 7).returncode == 2
+    assert "--ids: says how documents are shown" in run(prefix, "--ids").stderr
     assert run(prefix, "--plot", "a.gif").returncode == 2
 
 
