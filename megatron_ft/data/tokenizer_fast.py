@@ -66,9 +66,9 @@ class FastTokenizer(Tokenizer):
         self.vocabulary, self.end_of_text, self.begin = reference.vocabulary, reference.end_of_text, reference.begin
         self.fingerprint = reference.fingerprint
         specifications = [_specification(reference, first) for first in (False, True)]
-        later = _Encoder(specifications[0], reference.vocabulary)
+        later = _Encoder(specifications[0])
         is_one = specifications[0] == specifications[1]  # most tokenizers treat the text that opens a document as any other
-        self._encoders = {False: later, True: later if is_one else _Encoder(specifications[1], reference.vocabulary)}
+        self._encoders = {False: later, True: later if is_one else _Encoder(specifications[1])}
         self._literal = _literal_tokens(reference)
         self._known: set[str] = set(map(chr, range(128)))
         self._failed: set[str] = set()
@@ -128,9 +128,8 @@ class FastTokenizer(Tokenizer):
 class _Encoder:
     """gigatoken behind numpy arrays."""
 
-    def __init__(self, specification: dict[str, Any], vocabulary: int) -> None:
+    def __init__(self, specification: dict[str, Any]) -> None:
         self._specification = json.dumps(specification | {SPLITS_DIGITS: None})
-        self._vocabulary = vocabulary
         self._splits_digits = specification.get(SPLITS_DIGITS, False)
         self.renew()
 
@@ -154,9 +153,6 @@ class _Encoder:
         text_ends = np.cumsum(lengths)
         pieces = self._pieces(buffer, text_ends)
         flat, piece_ends = self._encode_pieces(buffer, pieces)
-        kept = flat < self._vocabulary  # the ids of bytes that the vocabulary lacks: the reference leaves such bytes out
-        if not kept.all():
-            piece_ends, flat = np.concatenate([[0], np.cumsum(kept)])[piece_ends], flat[kept]
         token_ends = piece_ends[np.searchsorted(pieces, text_ends)]
         return flat.astype(np.int32), np.diff(token_ends, prepend=0)
 
@@ -207,7 +203,10 @@ def _specification(reference: Tokenizer, first: bool) -> dict[str, Any]:
 
 
 def _with_all_bytes(vocab: Any, top: int) -> dict[str, int]:
-    """A byte-level vocabulary in which bytes that it lacks have ids from `top` on."""
+    """A byte-level vocabulary in which bytes that it lacks have ids from `top` on, because gigatoken asks for all 256.
+
+    No text gets such an id: the reference leaves these bytes out, so a character with one fails when it is tried out.
+    """
     if not isinstance(vocab, dict):
         raise UnsupportedError("its model is no BPE vocabulary")
     missing = [letter for letter in _byte_letters() if letter not in vocab]

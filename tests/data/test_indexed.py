@@ -148,3 +148,31 @@ def test_a_prefix_without_files_is_refused(tmp_path):
 
 def test_mode_bytes_are_where_the_format_says(prefix):
     assert prefix.with_suffix(".idx").read_bytes()[-6:] == bytes([0, 1, 0, 1, 0, 1])
+
+
+def test_a_writer_goes_on_from_what_was_synced_and_forgets_what_came_later(tmp_path):
+    def add(writer, *sizes):
+        for size in sizes:
+            writer.add(np.arange(size), np.array([1, size - 1]), np.array([0, 1]))
+
+    with Writer(tmp_path / "a", vocabulary=100) as writer:
+        add(writer, 5, 3)
+        extent = writer.sync()
+        add(writer, 90, 80)  # then the process is killed
+    with Writer(tmp_path / "a", vocabulary=100, after=extent) as writer:
+        add(writer, 4)
+        writer.finish()
+    with Writer(tmp_path / "b", vocabulary=100) as writer:
+        add(writer, 5, 3, 4)
+        writer.finish()
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "a.idx", "b.bin", "b.idx"]
+
+
+def test_a_large_index_is_written_as_a_small_one(tmp_path, monkeypatch):
+    documents = random_documents(40, seed=3)
+    whole = write_dataset(tmp_path / "whole", documents)
+    monkeypatch.setattr("megatron_ft.data.writer.AT_ONCE", 7)
+    pieces = write_dataset(tmp_path / "pieces", documents)
+    assert pieces.with_suffix(".idx").read_bytes() == whole.with_suffix(".idx").read_bytes()

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from megatron_ft.data import templates
 from megatron_ft.data import tokenizer as reader
-from megatron_ft.data.example import Example, Mark, Segment, Special
+from megatron_ft.data.example import Example, Mark, Segment, Special, Turn
 from megatron_ft.data.render import Document, render
 from megatron_ft.data.tokenizer_sentencepiece import write_hugging_face
 from tests.data.shared import LLAMA, STARCODER, needs_data
@@ -106,6 +106,16 @@ def test_a_cut_document_is_its_beginning(tokens):
     assert cut.ids.tolist() == list(range(tokens))
     assert mask(cut).tolist() == mask(document)[:tokens].tolist()
     assert (cut.lengths > 0).all()
+
+
+@pytest.mark.parametrize(("loss_on", "supervised"), [
+    ("answers", "A1$A2$"), ("last-answer", "A2$"), ("all", "Q1\n\nA1$\n\nQ2\n\nA2$")])
+def test_loss_is_taken_on_what_was_asked_for(loss_on, supervised):
+    turns = [Turn("user", "Q1"), Turn("assistant", "A1"), Turn("user", "Q2"), Turn("assistant", "A2")]
+    (document,) = render([Example(tuple(turns))], templates.get("instruct"), Letters(begin=[1]), loss_on=loss_on)
+    found = "".join("$" if index == 0 else chr(index) for index in document.ids[mask(document)] if index < 1000)
+    assert found.replace("\n\nA", "A") == supervised.replace("\n\nA", "A")
+    assert not mask(document)[0]
 
 
 EXAMPLES = [
