@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -17,23 +18,32 @@ EXIT_CHECK_FAILED = 1  # the command ran and its answer is "no" (verify, validat
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+"""Errors of disks and permissions: no fault of ours, and no traceback says more than their own words."""
+
 
 def main(command: Callable[[], int | None]) -> None:
     """Run a command and leave with its exit code: 0 done, 1 the check failed, 2 a user's error, 130 interrupted.
 
-    A MegatronFTError is printed as one line; anything else is a fault of ours and keeps its traceback (exit code 1).
+    A MegatronFTError is printed as one line, and so is a disk that is full or must not be written; anything else is a
+    fault of ours and keeps its traceback (exit code 1).
     """
     try:
         code = command()
     except MegatronFTError as error:
         sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
         code = EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; let the exit flush in peace
         code = EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        sys.stderr.write(f"error: {error}; make room or choose another place, then run the same command again\n")
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = EXIT_INTERRUPTED
     sys.exit(EXIT_OK if code is None else code)
 
 

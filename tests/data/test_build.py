@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -151,6 +152,19 @@ def test_the_scripts_work_and_tell_the_truth_by_exit_code(folder, tmp_path):
     assert again.returncode == 2
     assert "error: ConfigError: --output:" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def test_a_full_disk_leaves_nothing_that_looks_finished(folder, tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", rows(3000))
+    arguments = ("--input", source, "--output", tmp_path / "mix", "--tokenizer", folder, "--workers", 1)
+    command = [sys.executable, SCRIPTS / "tokenize_sft.py", *map(str, arguments)]
+    limited = subprocess.run(command, capture_output=True, text=True, check=False,  # no file may pass 20,000 bytes
+                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    assert limited.returncode == 2
+    assert "error: [Errno 27] File too large" in limited.stderr
+    assert "Traceback" not in limited.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    assert run("tokenize_sft.py", *arguments).returncode == 0
 
 
 @needs_data
