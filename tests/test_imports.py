@@ -11,12 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "megatron_ft"
 FRONT = {"config", "errors", "log", "cli"}
-ORDER = ["data", "families", "runtime", "training", "conversion", "evaluation"]
+ORDER = ["data", "curation", "families", "runtime", "training", "conversion", "evaluation"]
 ENTRIES = {"train", "evaluate"}
 """Commands (`python -m megatron_ft.NAME`): they may import everything, nothing imports them."""
 FORBIDDEN = {"data": {"families", "runtime", "training", "conversion", "evaluation"},
-             "families": {"data", "runtime", "training", "conversion", "evaluation"},
-             "evaluation": {"families", "runtime", "training", "conversion"}}
+             "families": {"data", "curation", "runtime", "training", "conversion", "evaluation"},
+             "runtime": {"curation"}, "training": {"curation"}, "conversion": {"curation"},
+             "evaluation": {"curation", "families", "runtime", "training", "conversion"}}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -69,6 +70,7 @@ def test_evaluation_needs_only_templates_of_data_and_no_megatron(path):
     ("megatron_ft.config, megatron_ft.cli, megatron_ft.log", "torch"),
     ("megatron_ft.families, megatron_ft.training.plan, megatron_ft.runtime.checkpoint_layout", "torch"),
     ("megatron_ft.data.build, megatron_ft.data.indexed, megatron_ft.data.pack", "torch"),
+    ("megatron_ft.curation.filter_commits, megatron_ft.curation.deduplicate, megatron_ft.curation.decontaminate", "torch"),
     ("megatron_ft.conversion.hf_to_megatron, megatron_ft.conversion.megatron_to_hf, megatron_ft.conversion.verify", "megatron"),
     ("megatron_ft.evaluate, megatron_ft.evaluation.run", "torch"),
     ("megatron_ft.train", "torch"),

@@ -55,7 +55,7 @@ def gram_set(texts: list[str], n: int) -> np.ndarray:
     """
     grams = []
     for text in texts:
-        words = HASHER.words(WORD_OR_SIGN.findall(text.casefold()))
+        words = HASHER.words(WORD_OR_SIGN.findall(text))
         if len(words):
             grams.append(ngrams(words, min(n, len(words))))
     return np.unique(np.concatenate(grams)) if grams else np.zeros(0, dtype=np.uint64)

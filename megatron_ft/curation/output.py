@@ -78,8 +78,9 @@ def write_report(output: Path, *, command: str, inputs: list[dict[str, Any]], co
     report = {"command": command, "inputs": inputs, "counts": counts} | more | {
         "output": {"path": str(output)} | describe_file(output),
         "versions": versions() | {name: importlib.metadata.version(name) for name in packages}}
-    cli.write_text_atomically(beside(output, "report.json"), json.dumps(report, indent=2) + "\n")
-    return report
+    text = json.dumps(report, indent=2)
+    cli.write_text_atomically(beside(output, "report.json"), text + "\n")
+    return json.loads(text)
 
 
 def share(rows: int, total: int) -> str:

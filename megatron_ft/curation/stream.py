@@ -36,7 +36,7 @@ class Source:
         require_workers(workers)
         sizes: collections.deque[int] = collections.deque()
         with log.progress(total=sum(file.bytes for file in self.files), unit="B", label=label, scale=True) as bar:
-            for result in ordered_map(function, self._chunks(sizes), workers=workers):
+            for result in ordered_map(function, self.chunks(sizes.append), workers=workers):
                 yield result
                 bar.update(sizes.popleft())
 
@@ -46,10 +46,11 @@ class Source:
         found = [(file, *self._ends.get(file.path, (0, nothing))) for file in self.files]
         return [{"path": file.path, "bytes": file.bytes, "sha256": digest, "rows": rows} for file, rows, digest in found]
 
-    def _chunks(self, sizes: collections.deque[int]) -> Iterator[Chunk]:
+    def chunks(self, began: Callable[[int], object] = lambda size: None) -> Iterator[Chunk]:
+        """The chunks as they are; `began` hears the size on disk of each."""
         for part in input_finder.parts(self.files):
             for chunk in part.chunks():
-                sizes.append(chunk.input_bytes)
+                began(chunk.input_bytes)
                 self._ends[chunk.path] = (chunk.end.row, chunk.digest)
                 yield chunk
 

@@ -82,14 +82,14 @@ def text_key(texts: Sequence[str]) -> int:
 
 
 class Hasher(dict[str, int]):
-    """The 64-bit hash of a word, the same in every process; remembers the common ones."""
+    """The 64-bit hash of a word in lower case, the same in every process; remembers the common ones."""
 
     REMEMBERED = 1 << 19
 
     def __missing__(self, word: str) -> int:
         if len(self) >= self.REMEMBERED:
             self.clear()
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(word.casefold().encode("utf-8", "surrogatepass"), digest_size=8).digest()
         self[word] = value = int.from_bytes(digest, "little")
         return value
 
