@@ -7,6 +7,7 @@ gigatoken cannot cut at digits that are not ASCII). A text with a character that
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import json
 import re
@@ -20,7 +21,7 @@ from megatron_ft.data.tokenizer import Tokenizer
 from megatron_ft.data.tokenizer_json import JsonTokenizer
 from megatron_ft.data.tokenizer_sentencepiece import SentencePieceTokenizer, as_tokenizer_json
 
-GROWTH_BYTES = 192 << 20
+GROWTH_BYTES = 128 << 20
 """gigatoken remembers every word that it has seen; when a process has grown by this much it begins anew."""
 
 BATTERY = (
@@ -72,8 +73,7 @@ class FastTokenizer(Tokenizer):
         self._literal = _literal_tokens(reference)
         self._known: set[str] = set(map(chr, range(128)))
         self._failed: set[str] = set()
-        self._process = psutil.Process()
-        self._allowed_bytes = self._process.memory_info().rss + GROWTH_BYTES
+        self._allowed_bytes = _held_bytes() + GROWTH_BYTES
 
     def encode_flat(self, texts: Sequence[str], *, first: bool) -> tuple[np.ndarray, np.ndarray]:
         hard = self._hard(texts)
@@ -99,10 +99,10 @@ class FastTokenizer(Tokenizer):
 
     def forget(self) -> None:
         """Give back the memory that gigatoken's caches have taken, if it is much."""
-        if self._process.memory_info().rss > self._allowed_bytes:
-            for encoder in self._encoders.values():
+        if _held_bytes() > self._allowed_bytes:
+            for encoder in set(self._encoders.values()):
                 encoder.renew()
-            self._allowed_bytes = self._process.memory_info().rss + GROWTH_BYTES
+            self._allowed_bytes = _held_bytes() + GROWTH_BYTES
 
     def _hard(self, texts: Sequence[str]) -> dict[int, None]:
         """Which texts are the reference's, in order."""
@@ -125,6 +125,11 @@ class FastTokenizer(Tokenizer):
             self._failed |= {c for c, ours, theirs in zip(ordered, found, expected, strict=True) if ours.tolist() != theirs}
 
 
+def _held_bytes() -> int:
+    """Memory of this process, which may be a fork of the one that made the tokenizer."""
+    return psutil.Process().memory_info().rss
+
+
 class _Encoder:
     """gigatoken behind numpy arrays."""
 
@@ -137,7 +142,9 @@ class _Encoder:
         """Begin anew with an empty cache."""
         import gigatoken.gigatoken_rs  # a quarter of a second with the awkward arrays that it returns
 
-        self._backend = None  # first give the old one's memory back
+        self._backend = None
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # before the new one is made: glibc keeps what was freed in small pieces, and would build it in between
         try:
             self._backend = gigatoken.gigatoken_rs.load_hf_json(self._specification)
         except Exception as error:  # the library raises ValueError and plain Exception

@@ -1,6 +1,7 @@
 """gigatoken is used where it gives the reference's ids, and only there: shown over Unicode, real rows and odd tokenizers."""
 
 import json
+import os
 import unicodedata
 
 import numpy as np
@@ -132,3 +133,14 @@ def test_the_cache_is_given_back_and_ids_stay(tmp_path, monkeypatch):
     assert fast._encoders[True]._backend is not backend
     assert fast.encode_texts(CORPUS, first=True) == before
     assert isinstance(fast, FastTokenizer)
+
+
+def test_a_forked_process_watches_its_own_memory(tmp_path):
+    fast = accelerate(make_tokenizer(tmp_path, PRE_TOKENIZERS["starcoder"]))
+    child = os.fork()
+    if child == 0:
+        backend = fast._encoders[True]._backend
+        taken = np.ones(tokenizer_fast.GROWTH_BYTES, dtype=np.uint8)
+        fast.forget()
+        os._exit(int(fast._encoders[True]._backend is backend or not taken.all()))
+    assert os.waitpid(child, 0)[1] == 0
