@@ -140,7 +140,7 @@ def test_a_forked_process_watches_its_own_memory(tmp_path):
     child = os.fork()
     if child == 0:
         backend = fast._encoders[True]._backend
-        taken = np.ones(tokenizer_fast.GROWTH_BYTES, dtype=np.uint8)
+        taken = np.ones(2 * tokenizer_fast.GROWTH_BYTES, dtype=np.uint8)
         fast.forget()
         os._exit(int(fast._encoders[True]._backend is backend or not taken.all()))
     assert os.waitpid(child, 0)[1] == 0
