@@ -12,7 +12,7 @@ from megatron_ft import log
 from megatron_ft.curation.commit_rules import TOKEN_LENGTH, Rule, fits_tokens
 from megatron_ft.curation.output import beside, json_line, require_writable, share, short, show_counts, write_report, writing
 from megatron_ft.curation.stream import BadRows, OnBadRow, Source, good_rows
-from megatron_ft.data import tokenizer
+from megatron_ft.data import tokenizer, tokenizer_fast
 from megatron_ft.data.example import RowError
 from megatron_ft.data.input_files import Chunk
 from megatron_ft.data.rows import Dropped, Row, json_type
@@ -201,12 +201,13 @@ def _judge_lengths(verdicts: list[Verdict], rule: Rule, reader: Tokenizer) -> No
     for verdict, old, new in zip(verdicts, *counts, strict=True):
         if not fits_tokens(int(old + new) + 1, **rule.parameters):  # 1: the end-of-text token between them
             verdict.dropped_by = rule.name
+    reader.forget()
 
 
 @functools.lru_cache(maxsize=1)
 def _reader(path: str) -> Tokenizer:
     """Loaded once per process."""
-    return tokenizer.load(path)
+    return tokenizer_fast.fastest(tokenizer.load(path))
 
 
 def _describe(rule: Rule, dropped: Dropped, edited: Dropped, unclear: Dropped) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def render_chunk(chunk: Chunk, recipe: Recipe, *, fast: bool) -> Block:
     documents = tokenize(drafts, reader, loss_on=recipe.loss_on)
     if isinstance(reader, tokenizer_fast.FastTokenizer):
         _audit(documents, examples, drafts, reader)
-        reader.forget()
+    reader.forget()
     documents, truncated = _apply_long_rule(documents, examples, omissions, recipe)
     counts = {"rows": rows, "documents": len(documents), "tokens": len(documents.ids),
               "supervised": int(documents.supervised.sum()), "truncated": truncated}

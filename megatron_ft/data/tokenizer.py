@@ -64,6 +64,9 @@ class Tokenizer(abc.ABC):
         flat = itertools.chain.from_iterable(encoded)
         return np.fromiter(flat, dtype=np.int32, count=int(counts.sum())), counts
 
+    def forget(self) -> None:  # noqa: B027 - most have nothing to forget
+        """Give back memory that has been taken to encode faster, if it is much; to be called now and then."""
+
     def encode_text(self, text: str, *, first: bool) -> list[int]:
         """The ids of one text; see `encode_texts`."""
         return self.encode_texts([text], first=first)[0]

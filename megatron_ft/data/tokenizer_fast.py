@@ -47,6 +47,14 @@ def accelerate(reference: Tokenizer) -> Tokenizer:
     return fast
 
 
+def fastest(reference: Tokenizer) -> Tokenizer:
+    """The fast form of a tokenizer if it has one, else itself."""
+    try:
+        return accelerate(reference)
+    except UnsupportedError:
+        return reference
+
+
 def first_difference(fast: FastTokenizer, texts: Sequence[str]) -> str:
     """The first of some texts that fast form and reference encode differently, shortened; empty if there is none."""
     for first in (True, False):
@@ -98,7 +106,6 @@ class FastTokenizer(Tokenizer):
         return self.reference.decode(ids)
 
     def forget(self) -> None:
-        """Give back the memory that gigatoken's caches have taken, if it is much."""
         if _held_bytes() > self._allowed_bytes:
             for encoder in set(self._encoders.values()):
                 encoder.renew()
