@@ -47,6 +47,11 @@ def main(command: Callable[[], int | None]) -> None:
     sys.exit(EXIT_OK if code is None else code)
 
 
+def cores() -> int:
+    """How many CPU cores this process may use; inside a job those of the job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def require_absent(path: str | Path, *, option: str) -> Path:
     """The output path, if nothing is there yet; else ConfigError (nothing is ever overwritten)."""
     path = Path(path)

@@ -7,7 +7,7 @@ import argparse
 
 from megatron_ft import cli
 from megatron_ft.curation import decontaminate
-from megatron_ft.curation.benchmark_index import FIELDS, Settings
+from megatron_ft.curation.benchmark_index import FIELDS, HUMANEVALPACK, Settings
 
 
 def arguments() -> argparse.Namespace:
@@ -17,8 +17,9 @@ def arguments() -> argparse.Namespace:
                         help="JSONL (.gz, .zst) or Parquet files, folders, globs, saved datasets")
     parser.add_argument("--output", required=True, metavar="FILE", help="JSONL to write, .jsonl, .jsonl.gz or .jsonl.zst; "
                         "FILE.report.json says what was dropped and what was in it")
-    parser.add_argument("--benchmark", nargs="+", required=True, metavar="PATH",
-                        help="what must not be in the data: HumanEvalPack's JSONL, one file a language, or another's")
+    parser.add_argument("--benchmark", nargs="+", default=list(HUMANEVALPACK), metavar="PATH",
+                        help="what must not be in the data: HumanEvalPack's JSONL, one file a language, or another's "
+                        "(default: HumanEvalPack from the Hugging Face hub, which needs a network or the hub's cache)")
     parser.add_argument("--fields", nargs="+", default=list(FIELDS), metavar="NAME",
                         help="the benchmark's fields to look for (default: %(default)s)")
     parser.add_argument("--ngram", type=int, default=Settings.ngram, metavar="N",
@@ -29,7 +30,8 @@ def arguments() -> argparse.Namespace:
                         help="shorter texts of the benchmark are not looked for (default: %(default)s)")
     parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
                         help="a row that cannot be read: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
+                        help="processes (default: the cores that this one may use, here %(default)s)")
     parser.add_argument("--split", default="train", metavar="NAME", help="of a saved dataset (default: %(default)s)")
     return parser.parse_args()
 

@@ -28,7 +28,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kind", choices=list(KINDS), help="what rows are (default: as their keys say)")
     parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
                         help="a row that cannot be read: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
+                        help="processes (default: the cores that this one may use, here %(default)s)")
     parser.add_argument("--split", default="train", metavar="NAME", help="of a saved dataset (default: %(default)s)")
     return parser.parse_args()
 

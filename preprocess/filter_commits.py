@@ -26,7 +26,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rejected", metavar="FILE", help="JSONL of the dropped rows, each with its rule and source")
     parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
                         help="a row that is no commit: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
+                        help="processes (default: the cores that this one may use, here %(default)s)")
     parser.add_argument("--split", default="train", metavar="NAME", help="of a saved dataset (default: %(default)s)")
     args = parser.parse_args()
     if not args.list_rules and not (args.input and args.output):

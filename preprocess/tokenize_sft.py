@@ -6,7 +6,6 @@ Started again after an interruption, the same command goes on where it was. docs
 """
 
 import argparse
-import os
 import sys
 
 from megatron_ft import cli
@@ -39,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--on-long", default="stop", choices=["stop", "drop", "truncate"],
                         help="a document beyond --max-length (default: %(default)s)")
     parser.add_argument("--split", default="train", help="which split of a saved or hub dataset (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
                         help="processes (default: the cores that this one may use, here %(default)s)")
     parser.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="i/n",
                         help="only this stretch of the input, i from 0 to n - 1; merge_datasets.py joins them")

@@ -28,12 +28,16 @@ CONTEXTS = {"canonical_solution": ("declaration", "canonical_solution"), "buggy_
 HASHER = Hasher()
 
 
+HUMANEVALPACK = tuple(f"bigcode/humanevalpack:{language}" for language in ("python", "js", "java", "go", "cpp", "rust"))
+"""Where the hub has it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """When a row counts as holding a passage."""
 
     benchmark: tuple[str, ...]
-    """Files; see `inputs.find`."""
+    """Files; see `inputs.find`. Of a dataset with splits, the split `test`."""
     fields: tuple[str, ...] = FIELDS
     ngram: int = 5
     """Words in an n-gram."""
@@ -88,7 +92,7 @@ class BenchmarkIndex:
         self.short: list[dict[str, Any]] = []
         """The passages that are too short to be looked for: {"task_id", "field", "words"}."""
         try:
-            source = Source(settings.benchmark)
+            source = Source(settings.benchmark, split="test")
         except MegatronFTError as error:
             raise type(error)(str(error).replace("--input", "--benchmark")) from error
         problems = _problems(source, settings.fields)

@@ -126,15 +126,16 @@ def saved_dataset(folder: Path, split: str) -> HuggingFaceDataset:
     return HuggingFaceDataset(str(folder), loaded)
 
 
-def hub_dataset(name: str, split: str) -> HuggingFaceDataset:
+def hub_dataset(name: str, configuration: str | None, split: str) -> HuggingFaceDataset:
     """A dataset of the Hugging Face hub, downloaded or from its cache."""
     import datasets
 
     log.get().info("--input: %s is no file here; asking the Hugging Face hub for a dataset of that name", name)
+    called = name if configuration is None else f"{name}:{configuration}"
     try:
-        return HuggingFaceDataset(f"{name}[{split}]", datasets.load_dataset(name, split=split))
+        return HuggingFaceDataset(f"{called}[{split}]", datasets.load_dataset(name, configuration, split=split))
     except Exception as error:  # no network, no such dataset, no such split: the library's own words say which
-        raise DataError(f"--input: {name} is no file or folder, and the Hugging Face hub gives no split '{split}' of a "
+        raise DataError(f"--input: {called} is no file or folder, and the Hugging Face hub gives no split '{split}' of a "
                         f"dataset of that name ({error}); on a node without network name a local copy") from error
 
 

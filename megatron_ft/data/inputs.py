@@ -15,7 +15,8 @@ from megatron_ft.errors import ConfigError, DataError
 PARQUET_MAGIC = b"PAR1"
 SUFFIXES = tuple(f".{name}{packed}" for name in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst")) + (".parquet",)
 """What is read of a folder; a file that is named itself may have any name."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
+"""`owner/name`, or `owner/name:configuration`."""
 SHARD = re.compile(r"(\d+)/(\d+)")
 
 
@@ -87,10 +88,11 @@ def _find_one(text: str, split: str) -> list[InputFile]:
             raise DataError(f"--input: no file matches '{text}'; quote the pattern and check where it is relative to "
                             f"({Path.cwd()})")
         return [_open(Path(name)) for name in found]
-    if HUB_ID.fullmatch(text) and not text.endswith((*SUFFIXES, ".json")) and not path.parent.is_dir():
+    hub_id = HUB_ID.fullmatch(text)
+    if hub_id and not text.endswith((*SUFFIXES, ".json")) and not path.parent.is_dir():
         from megatron_ft.data.input_tables import hub_dataset  # `datasets` takes two seconds to import
 
-        return [hub_dataset(text, split)]
+        return [hub_dataset(hub_id[1], hub_id[2], split)]
     raise DataError(f"--input: {text} is no file, folder or glob; name JSONL (.gz, .zst) or Parquet files, a folder of "
                     "them, or a folder that datasets' save_to_disk wrote")
 

@@ -171,6 +171,20 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, monkeypatch):
         inputs.find([str(tmp_path / "splits")])
 
 
+def test_a_hub_id_may_name_a_configuration(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(name, configuration, *, split):
+        asked.append((name, configuration, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = inputs.find(["owner/name", "owner/name:python"], split="test")
+    assert asked == [("owner/name", None, "test"), ("owner/name", "python", "test")]
+    assert [file.path for file in found] == ["owner/name[test]", "owner/name:python[test]"]
+    assert [row for _, row in read(inputs.parts(found))] == ROWS * 2
+
+
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "0/0"])
 def test_a_shard_that_is_none_is_refused(text):
     with pytest.raises(ConfigError, match=rf"--shard: '{text}' is no shard; write i/n"):
