@@ -10,6 +10,26 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash install.sh
 
+say() { echo "tests: $*" >&2; }
+
+apt_get_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+has_slurm() {
+    local name
+    for name in munged slurmctld slurmd; do
+        PATH=$PATH:/usr/sbin:/sbin type -P "$name" >/dev/null || return 1
+    done
+}
+
+# Only the tests need it, so install.sh does not have it. Without it they skip; with CI=true they fail.
+if ! has_slurm && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing the system packages slurm-wlm and munge with apt-get: tests/cluster starts a real SLURM"
+    apt_get_install slurm-wlm munge || { apt-get update -qq && apt_get_install slurm-wlm munge; } \
+        || say "note: they could not be installed"
+fi
+
 # The tests start up to four processes themselves; more threads in each would only fight over the cores.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # No test may need the network: a library that tries to download fails at once.

@@ -1,0 +1,214 @@
+"""A real SLURM of two nodes on this machine, beside the machine's own if it has one.
+
+munged, slurmctld and one slurmd per node run in the foreground as children of this process, on free ports, with key,
+configuration, state and spool in one temporary folder. They die with this process, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "sinfo", "squeue", "setpriv")
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE"}
+
+CONFIGURATION = """
+ClusterName=megatron-ft-tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool_%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd_%n.pid
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SwitchType=switch/none
+MpiDefault=none
+MailProg=/bin/true
+ReturnToService=2
+# The rest makes it quick: jobs are scheduled at once, and killed two seconds after they were asked to end.
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
+KillWait=2
+MinJobAge=3600
+"""
+
+
+def require() -> None:
+    """Skip the test where there is no SLURM; with CI=true fail it."""
+    missing = [name for name in BINARIES if shutil.which(name, path=_path()) is None]
+    if missing:
+        reason = f"no SLURM here ({', '.join(missing)} missing); as root: apt-get install slurm-wlm munge"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+class Cluster:
+    """The running SLURM. A job is its number as text; an array's tasks are told apart by theirs, a plain job's is ''."""
+
+    def __init__(self, folder: Path, nodes: Sequence[str]) -> None:
+        self.nodes = list(nodes)
+        self._folder = folder
+        # Within a job of another SLURM, its variables would steer ours.
+        self.environment = {name: value for name, value in os.environ.items()
+                            if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+        self.environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
+
+    def run(self, *command: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
+        """What one of SLURM's commands prints; AssertionError with what it complains of if it fails."""
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, cwd=cwd,
+                              env=self.environment | dict(environment or {}), check=False)
+        assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stderr}{self.logs()}"
+        return done.stdout
+
+    def sbatch(self, *arguments: object, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+        """Submit a job from a folder; gives its number."""
+        return self.run("sbatch", "--parsable", *arguments, cwd=cwd, environment=environment).strip().split(";")[0]
+
+    def tasks(self, job: str) -> dict[str, dict[str, str]]:
+        """Of each task what `scontrol show job` says; of those that wait, together under one name such as '2-3'."""
+        found = {}
+        for line in self.run("scontrol", "--oneliner", "show", "job", job).splitlines():
+            fields = dict(re.findall(r"(\w+)=(\S*)", line))
+            found[fields.get("ArrayTaskId", "")] = fields
+        return found
+
+    def states(self, job: str) -> dict[str, str]:
+        """{task: state}, as in {'0': 'COMPLETED', '1': 'FAILED'}."""
+        return {task: fields["JobState"] for task, fields in self.tasks(job).items()}
+
+    def wait(self, job: str, *, timeout_s: float = 120.0) -> dict[str, str]:
+        """The states of all tasks when the last of them has ended."""
+        self.wait_until(lambda: set(self.states(job).values()) <= ENDED, timeout_s=timeout_s, what=f"the end of job {job}")
+        return self.states(job)
+
+    def wait_until(self, holds: Callable[[], bool], *, timeout_s: float = 60.0, what: str) -> None:
+        """Wait for something; AssertionError with the queue and the daemons' last words if it does not come."""
+        end = time.monotonic() + timeout_s
+        while not holds():
+            assert time.monotonic() < end, f"{what} did not come in {timeout_s:.0f} s\n{self._ask('squeue')}{self.logs()}"
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        """The last lines of every daemon."""
+        return "".join(f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:]) + "\n"
+                       for path in sorted(self._folder.glob("*.log")))
+
+    def is_idle(self) -> bool:
+        """Whether every node waits for work."""
+        return self._ask("sinfo", "--noheader", "--Node", "--format=%N %T").split() == [
+            word for node in self.nodes for word in (node, "idle")]
+
+    def cancel_all(self) -> None:
+        """End every job, and wait until the nodes have cleared up after them."""
+        self._ask("scancel", "--user", str(os.getuid()))
+        self.wait_until(lambda: not self._ask("squeue", "--noheader"), timeout_s=STOP_TIMEOUT_S, what="an empty queue")
+
+    def _ask(self, *command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=self.environment, check=False).stdout
+
+
+@contextlib.contextmanager
+def running(nodes: int = 2, cpus: int = 16) -> Iterator[Cluster]:
+    """Start a cluster whose nodes claim to have so many cores, wait until they are idle, and leave nothing behind."""
+    # Not pytest's folder: munged wants one that every user may enter, and a socket's path may have but 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="megatron_ft-slurm-"))
+    folder.chmod(0o755)
+    names = [f"node{index}" for index in range(nodes)]
+    ports = _free_ports(1 + nodes)
+    _configure(folder, names, ports, cpus)
+    cluster = Cluster(folder, names)
+    daemons: list[subprocess.Popen] = []
+
+    def start(name: str, *command: object) -> None:
+        with open(folder / f"{name}.log", "wb") as log:
+            # A daemon gets SIGKILL when the thread that started it ends: a run that is killed leaves none.
+            daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)], stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, cwd=folder, env=cluster.environment,
+                                            start_new_session=True))
+
+    try:
+        start("munged", "munged", "--foreground", "--key-file", folder / "munge.key", "--socket", folder / "munge.socket",
+              "--pid-file", folder / "munged.pid", "--log-file", folder / "munged.out", "--seed-file", folder / "munge.seed")
+        cluster.wait_until((folder / "munge.socket").exists, timeout_s=START_TIMEOUT_S, what="munge's socket")
+        start("slurmctld", "slurmctld", "-D")
+        for name in names:
+            start(name, "slurmd", "-D", "-N", name)
+        cluster.wait_until(cluster.is_idle, timeout_s=START_TIMEOUT_S, what="idle nodes")
+        yield cluster
+        cluster.cancel_all()
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+        for daemon in daemons:
+            try:
+                daemon.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        remove(folder)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """What runs and has our configuration in its environment: it was started by this cluster."""
+    mark = f"SLURM_CONF={folder}/slurm.conf".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours to read
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def remove(folder: Path) -> None:
+    """End what jobs of a stopped cluster left running, and remove its files."""
+    for process in processes_of(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    shutil.rmtree(folder)
+
+
+def _configure(folder: Path, names: Sequence[str], ports: Sequence[int], cpus: int) -> None:
+    text = CONFIGURATION.format(host=socket.gethostname().split(".")[0], user=str(os.getuid()), folder=folder, ports=ports)
+    for name, port in zip(names, ports[1:], strict=True):
+        text += f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=65536\n"
+    text += "PartitionName=cpu Nodes=ALL Default=YES State=UP MaxTime=INFINITE\n"
+    (folder / "slurm.conf").write_text(text)
+    (folder / "state").mkdir()
+    key = folder / "munge.key"
+    key.touch(mode=0o600)
+    key.write_bytes(os.urandom(128))
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:{SBIN}"
