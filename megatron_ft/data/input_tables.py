@@ -13,7 +13,8 @@ import pyarrow
 import pyarrow.parquet
 
 from megatron_ft import log
-from megatron_ft.data.input_files import CHUNK_BYTES, Chunk, InputFile, Position
+from megatron_ft.data import input_files
+from megatron_ft.data.input_files import Chunk, InputFile, Position
 from megatron_ft.data.manifest import file_sha256
 from megatron_ft.errors import ConfigError, DataError
 
@@ -37,7 +38,7 @@ class Table(InputFile):
         last = self.rows if end is None else end.row
         row = begin.row
         for batch in self.batches(begin.row, last):
-            at_once = max(1, batch.num_rows * CHUNK_BYTES // max(batch.nbytes, 1))
+            at_once = max(1, batch.num_rows * input_files.CHUNK_BYTES // max(batch.nbytes, 1))
             for at in range(0, batch.num_rows, at_once):
                 piece = batch.slice(at, at_once)
                 first, row = row + 1, row + piece.num_rows
@@ -73,7 +74,7 @@ class ParquetFile(Table):
 
     def batches(self, first: int, last: int) -> Iterator[pyarrow.RecordBatch]:
         try:
-            with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=CHUNK_BYTES) as file:
+            with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=input_files.CHUNK_BYTES) as file:
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 at = 0
                 for group, rows in enumerate(sizes):
