@@ -206,7 +206,8 @@ class _Build:
             for chunk in itertools.islice(self._parts[number].chunks(), 1):
                 examples, drafts, _ = draft_chunk(chunk, self._recipe, self._template)
                 kinds_found = collections.Counter(example.kind for example in examples).most_common()
-                log.get().info("%s: rows of the kind %s", chunk.path, ", ".join(kind for kind, _ in kinds_found) or "none yet")
+                named = ", ".join(kind for kind, _ in kinds_found)
+                log.get().info("%s: %s", chunk.path, f"rows of the kind {named}" if named else "no example in the first rows")
                 found += drafts[:SAMPLED_EXAMPLES]
         return found
 
