@@ -22,6 +22,7 @@ from megatron_ft.data.inputs import Shard
 from megatron_ft.data.manifest import file_sha256
 from megatron_ft.data.partial import partial_output
 from megatron_ft.data.report import summary
+from megatron_ft.data.tokenizer_fast import FastTokenizer
 from megatron_ft.errors import ConfigError, DataError
 from tests.data.shared import LLAMA, SFT_ROWS, STARCODER, needs_data
 
@@ -234,6 +235,37 @@ def test_fast_encoder_and_reference_give_the_same_bytes(folder, tmp_path):
     for encoder in ("auto", "reference"):
         build([source], tmp_path / encoder, Recipe(folder, "octocoder", on_bad_row="skip"), encoder=encoder)
     assert contents(tmp_path / "auto") == contents(tmp_path / "reference")
+
+
+@pytest.fixture
+def wrong_about_zebras(monkeypatch):
+    """gigatoken gives another last id to texts with a zebra, which the battery does not have."""
+    encode = FastTokenizer.encode_flat
+
+    def wrong(self, texts, *, first):
+        ids, counts = encode(self, texts, first=first)
+        for text, end in zip(texts, counts.cumsum(), strict=True):
+            ids[end - 1] += "zebra" in text
+        return ids, counts
+
+    monkeypatch.setattr(FastTokenizer, "encode_flat", wrong)
+
+
+def test_an_encoder_that_is_wrong_about_the_first_rows_is_not_used(folder, tmp_path, wrong_about_zebras, capsys):
+    source = write_rows(tmp_path / "a.jsonl", [*rows(3), {"inputs": "a zebra", "outputs": "yes"}])
+    build([source], tmp_path / "auto", Recipe(folder, "octocoder"))
+    assert "encoding with tokenizers, the reference: gigatoken gives other ids for the first rows" in capsys.readouterr().err
+    build([source], tmp_path / "reference", Recipe(folder, "octocoder"), encoder="reference")
+    assert contents(tmp_path / "auto") == contents(tmp_path / "reference")
+
+
+def test_an_encoder_that_turns_out_to_be_wrong_stops_the_build(folder, tmp_path, wrong_about_zebras, monkeypatch):
+    monkeypatch.setattr(input_files, "CHUNK_BYTES", 2000)
+    zebras = [{"inputs": "a zebra", "outputs": "yes"}] * 30
+    source = write_rows(tmp_path / "a.jsonl", [*rows(90), *zebras, *rows(90)])
+    with pytest.raises(DataError, match=r"a.jsonl:\d+: gigatoken gives other ids .* --encoder reference"):
+        build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
+    assert build([source], tmp_path / "mix", Recipe(folder, "octocoder"), encoder="reference").counts["rows"] == 210
 
 
 def test_an_interrupted_build_goes_on_where_it_was(folder, tmp_path, monkeypatch, capsys):

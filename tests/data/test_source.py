@@ -67,6 +67,8 @@ def test_train_and_validation_ranges_split_the_documents(mix):
 def test_overlapping_ranges_are_refused_naming_both(mix):
     with pytest.raises(DataError, match=r"'0:0.9 .*mix' and '0.8:1 .*mix' share 2 documents"):
         open_views([f"0:0.9 {mix}"], [f"0.8:1 {mix}"])
+    with pytest.raises(DataError, match=r"share 1 documents"):
+        open_views([f"0:0.9 {mix}"], [f"0.85:1 {mix}"])
 
 
 def test_a_copy_under_another_name_is_the_same_dataset(mix, tmp_path):
