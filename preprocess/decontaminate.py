@@ -5,6 +5,8 @@
 
 import argparse
 
+from row_arguments import add_input, add_reading
+
 from megatron_ft import cli
 from megatron_ft.curation import decontaminate
 from megatron_ft.curation.benchmark_index import FIELDS, HUMANEVALPACK, Settings
@@ -13,8 +15,7 @@ from megatron_ft.curation.benchmark_index import FIELDS, HUMANEVALPACK, Settings
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
-                        help="JSONL (.gz, .zst) or Parquet files, folders, globs, saved datasets")
+    add_input(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="JSONL to write, .jsonl, .jsonl.gz or .jsonl.zst; "
                         "FILE.report.json says what was dropped and what was in it")
     parser.add_argument("--benchmark", nargs="+", default=list(HUMANEVALPACK), metavar="PATH",
@@ -28,11 +29,7 @@ def arguments() -> argparse.Namespace:
                         help="least share of a text's n-grams in a row (default: %(default)s)")
     parser.add_argument("--min-words", type=int, default=Settings.min_words, metavar="N",
                         help="shorter texts of the benchmark are not looked for (default: %(default)s)")
-    parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
-                        help="a row that cannot be read: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
-                        help="processes (default: the cores that this one may use, here %(default)s)")
-    parser.add_argument("--split", default="train", metavar="NAME", help="of a saved dataset (default: %(default)s)")
+    add_reading(parser, bad_row="a row that cannot be read")
     return parser.parse_args()
 
 

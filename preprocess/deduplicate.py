@@ -6,6 +6,8 @@
 
 import argparse
 
+from row_arguments import add_input, add_reading
+
 from megatron_ft import cli
 from megatron_ft.curation import deduplicate
 from megatron_ft.data.kinds import KINDS
@@ -14,8 +16,7 @@ from megatron_ft.data.kinds import KINDS
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
-                        help="JSONL (.gz, .zst) or Parquet files, folders, globs, saved datasets")
+    add_input(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="JSONL to write, .jsonl, .jsonl.gz or .jsonl.zst; "
                         "FILE.duplicates.jsonl says which row was dropped for which, FILE.report.json counts")
     parser.add_argument("--method", default="exact", choices=["exact", "near"],
@@ -26,11 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fields", nargs="+", default=[], metavar="NAME",
                         help="compare the text of these fields, or of 'all' (default: the example that is trained on)")
     parser.add_argument("--kind", choices=list(KINDS), help="what rows are (default: as their keys say)")
-    parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
-                        help="a row that cannot be read: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
-                        help="processes (default: the cores that this one may use, here %(default)s)")
-    parser.add_argument("--split", default="train", metavar="NAME", help="of a saved dataset (default: %(default)s)")
+    add_reading(parser, bad_row="a row that cannot be read")
     return parser.parse_args()
 
 

@@ -7,6 +7,8 @@
 import argparse
 import sys
 
+from row_arguments import add_input, add_reading
+
 from megatron_ft import cli
 from megatron_ft.curation import commit_rules_file, filter_commits
 
@@ -14,9 +16,8 @@ from megatron_ft.curation import commit_rules_file, filter_commits
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", metavar="PATH",
-                        help="JSONL (.gz, .zst) or Parquet files, folders, globs, saved datasets; rows with old_contents, "
-                             "new_contents, subject or message, and perhaps new_file and lang")
+    add_input(parser, required=False,
+              rows="rows with old_contents, new_contents, subject or message, and perhaps new_file and lang")
     parser.add_argument("--output", metavar="FILE", help="JSONL to write, .jsonl, .jsonl.gz or .jsonl.zst; "
                         "FILE.report.json says what was dropped and why")
     parser.add_argument("--rules", metavar="FILE", help="TOML that switches rules off, changes and adds them")
@@ -24,11 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", metavar="PATH", help="Hugging Face folder, tokenizer.json or SentencePiece .model, for "
                         "the rule token_length")
     parser.add_argument("--rejected", metavar="FILE", help="JSONL of the dropped rows, each with its rule and source")
-    parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
-                        help="a row that is no commit: stop with its line, or count it (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
-                        help="processes (default: the cores that this one may use, here %(default)s)")
-    parser.add_argument("--split", default="train", metavar="NAME", help="of a saved dataset (default: %(default)s)")
+    add_reading(parser, bad_row="a row that is no commit")
     args = parser.parse_args()
     if not args.list_rules and not (args.input and args.output):
         parser.error("the following arguments are required: --input, --output")

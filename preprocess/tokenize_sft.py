@@ -8,6 +8,8 @@ Started again after an interruption, the same command goes on where it was. docs
 import argparse
 import sys
 
+from row_arguments import add_input, add_reading
+
 from megatron_ft import cli
 from megatron_ft.data.build import build
 from megatron_ft.data.chunk import Recipe
@@ -21,8 +23,7 @@ from megatron_ft.data.templates import NAMES
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
-                        help="JSONL (.gz, .zst) or Parquet files, folders, globs, folders of datasets' save_to_disk, hub ids")
+    add_input(parser)
     parser.add_argument("--output", required=True, metavar="PREFIX", help="where to write PREFIX.bin, .idx and .json")
     parser.add_argument("--tokenizer", required=True, metavar="PATH",
                         help="Hugging Face folder, tokenizer.json or SentencePiece .model of the model to be trained")
@@ -32,14 +33,10 @@ def arguments() -> argparse.Namespace:
                         help="what rows are (default: what each row's keys say)")
     parser.add_argument("--loss-on", default="answers", choices=LOSS_ON,
                         help="which tokens are supervised (default: %(default)s)")
-    parser.add_argument("--on-bad-row", default="stop", choices=["stop", "skip"],
-                        help="a row that is no example: stop with its line, or count it (default: %(default)s)")
+    add_reading(parser, bad_row="a row that is no example")
     parser.add_argument("--max-length", type=int, metavar="N", help="longest document in tokens (default: any)")
     parser.add_argument("--on-long", default="stop", choices=["stop", "drop", "truncate"],
                         help="a document beyond --max-length (default: %(default)s)")
-    parser.add_argument("--split", default="train", help="which split of a saved or hub dataset (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=cli.cores(), metavar="N",
-                        help="processes (default: the cores that this one may use, here %(default)s)")
     parser.add_argument("--shard", type=Shard.parse, default=Shard(), metavar="i/n",
                         help="only this stretch of the input, i from 0 to n - 1; merge_datasets.py joins them")
     parser.add_argument("--encoder", default="auto", choices=["auto", "reference"],

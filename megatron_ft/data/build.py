@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from megatron_ft import log
 from megatron_ft.data import inputs as input_finder
-from megatron_ft.data import kinds, templates
-from megatron_ft.data.chunk import Block, Recipe, choose_encoder, draft_chunk, reference, render_chunk, tools
+from megatron_ft.data import kinds
+from megatron_ft.data.chunk import Block, Recipe, choose_encoder, draft_chunk, reference, render_chunk, wording
 from megatron_ft.data.example import Segment
 from megatron_ft.data.indexed import with_suffix
 from megatron_ft.data.input_files import Chunk, InputFile, Position
@@ -105,8 +105,7 @@ class _Build:
         self._recipe, self._shard, self._partial = recipe, shard, partial
         self._parts = input_finder.parts(files, shard)
         self._reader = reference(recipe.tokenizer)
-        self._template = templates.get(recipe.template, tokenizer_path=recipe.tokenizer)
-        self._template.check(self._reader)
+        self._template = wording(recipe)
         self._bytes = sum(file.bytes for file in files) // shard.count
 
     def run(self, workers: int, encoder: str) -> None:
@@ -117,7 +116,6 @@ class _Build:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         sample = self._sample()
         is_fast = encoder == "auto" and choose_encoder(sample, self._recipe)
-        tools(self._recipe, fast=is_fast)
         read: collections.deque[int] = collections.deque()
         blocks = ordered_map(functools.partial(render_chunk, recipe=self._recipe, fast=is_fast),
                              self._chunks(progress, digest, read), workers=workers, fork=not has_tables)

@@ -115,12 +115,6 @@ class ChatTemplate(Template):
         segments[-1] = Segment((*segments[-1].parts, Mark.END), supervised=True)  # `render` writes an end once
         return [segment for segment in segments if segment.parts]
 
-    def _ask(self, asked: Turn, *, system: str, opens: bool) -> tuple[Part, ...]:
-        raise NotImplementedError("a chat template words whole conversations")
-
-    def _answer(self, asked: Turn, answered: Turn) -> tuple[Part, ...]:
-        raise NotImplementedError("a chat template words whole conversations")
-
     def _continued(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The whole text, and each answer's place: from the end of its prompt to the end of its turn."""
         whole = self._render(messages)

@@ -76,7 +76,7 @@ def render_chunk(chunk: Chunk, recipe: Recipe, *, fast: bool) -> Block:
     Args:
         fast: encode by gigatoken. One example of every chunk is encoded by the reference too; DataError if they differ.
     """
-    template, reader = tools(recipe, fast=fast)
+    template, reader = wording(recipe), fast_form(recipe.tokenizer) if fast else reference(recipe.tokenizer)
     examples, drafts, omissions = draft_chunk(chunk, recipe, template)
     rows = len(examples) + len(omissions)
     documents = tokenize(drafts, reader, loss_on=recipe.loss_on)
@@ -108,12 +108,10 @@ def draft_chunk(chunk: Chunk, recipe: Recipe,
     return examples, drafts, omissions
 
 
-@functools.lru_cache(maxsize=2)
-def tools(recipe: Recipe, *, fast: bool) -> tuple[Template, Tokenizer]:
-    """The recipe's template and tokenizer; loaded once per process."""
-    reader = reference(recipe.tokenizer)
-    template = templates.get(recipe.template, tokenizer_path=recipe.tokenizer)
-    return template, tokenizer_fast.accelerate(reader) if fast else reader
+@functools.lru_cache(maxsize=1)
+def wording(recipe: Recipe) -> Template:
+    """The recipe's template, once the tokenizer is known to have its special tokens; loaded once per process."""
+    return templates.get(recipe.template, tokenizer_path=recipe.tokenizer)
 
 
 @functools.lru_cache(maxsize=1)
@@ -122,11 +120,17 @@ def reference(path: str) -> Tokenizer:
     return tokenizer.load(path)
 
 
+@functools.lru_cache(maxsize=1)
+def fast_form(path: str) -> Tokenizer:
+    """The same tokenizer with gigatoken, if it has that form; made once per process."""
+    return tokenizer_fast.accelerate(reference(path))
+
+
 def choose_encoder(drafts: list[list[Segment]], recipe: Recipe) -> bool:
     """Whether gigatoken gives the reference's ids on some examples of the data; a log line says what encodes."""
     reader = reference(recipe.tokenizer)
     try:
-        fast = tools(recipe, fast=True)[1]
+        fast = fast_form(recipe.tokenizer)
         found, expected = tokenize(drafts, fast), tokenize(drafts, reader)
         if not (np.array_equal(found.ids, expected.ids) and np.array_equal(found.lengths, expected.lengths)):
             raise tokenizer_fast.UnsupportedError("gigatoken gives other ids for the first rows")

@@ -134,7 +134,7 @@ def in_order(sources: list[Source]) -> list[Source]:
         raise DataError(f"--input: none of {', '.join(str(source.prefix) for source in sources)} holds a document; look at "
                         "the rows that were dropped (preprocess/inspect_dataset.py)")
     if any(source.shard.count > 1 for source in sources):
-        return _shardsin_order(sources)
+        return _shards_in_order(sources)
     by_content: dict[str, Source] = {}
     for source in sources:
         same = by_content.setdefault(source.manifest.bin_file["sha256"], source)
@@ -144,7 +144,7 @@ def in_order(sources: list[Source]) -> list[Source]:
     return sources
 
 
-def _shardsin_order(sources: list[Source]) -> list[Source]:
+def _shards_in_order(sources: list[Source]) -> list[Source]:
     first = next(source for source in sources if source.shard.count > 1)
     for other in sources:
         if other.shard.count == 1:

@@ -26,6 +26,7 @@ class Template(abc.ABC):
     specials: tuple[str, ...] = ()
     """Special tokens that it writes, which the tokenizer must have; see `check`."""
 
+    @abc.abstractmethod
     def prompt(self, instruction: str, *, context: str = "", answer_start: str = "") -> Segment:
         """What a model is prompted with.
 
@@ -34,21 +35,10 @@ class Template(abc.ABC):
             answer_start: the beginning of the answer that the model has to go on with (HumanEvalPack's `base`); it
                 loses whitespace at its end, which is the model's to write.
         """
-        asked = self._ask(Turn("user", instruction, context), system="", opens=True)
-        return Segment((*asked, *filled(answer_start.rstrip())), supervised=False)
 
+    @abc.abstractmethod
     def segments(self, example: Example) -> list[Segment]:
         """The example as training text: prompt and answer in turn; RowError if it does not fit the template."""
-        segments: list[Segment] = []
-        for asked, answered, system in exchanges(example):
-            asks = self._ask(asked, system=system, opens=not segments)
-            if asks:
-                segments.append(Segment(asks, supervised=False))
-            segments.append(Segment(self._answer(asked, answered), supervised=True))
-        last = segments[-1].parts
-        if last[-1] is not Mark.END:
-            segments[-1] = Segment((*last, Mark.END), supervised=True)
-        return segments
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Raise DataError, with the names, if the tokenizer lacks special tokens that the template writes."""
@@ -73,6 +63,26 @@ class Template(abc.ABC):
                 worded.append(error.reason)
         return hashlib.sha256(repr(worded).encode()).hexdigest()
 
+
+class TurnTemplate(Template):
+    """A template that words one exchange after the other."""
+
+    def prompt(self, instruction: str, *, context: str = "", answer_start: str = "") -> Segment:
+        asked = self._ask(Turn("user", instruction, context), system="", opens=True)
+        return Segment((*asked, *filled(answer_start.rstrip())), supervised=False)
+
+    def segments(self, example: Example) -> list[Segment]:
+        segments: list[Segment] = []
+        for asked, answered, system in exchanges(example):
+            asks = self._ask(asked, system=system, opens=not segments)
+            if asks:
+                segments.append(Segment(asks, supervised=False))
+            segments.append(Segment(self._answer(asked, answered), supervised=True))
+        last = segments[-1].parts
+        if last[-1] is not Mark.END:
+            segments[-1] = Segment((*last, Mark.END), supervised=True)
+        return segments
+
     @abc.abstractmethod
     def _ask(self, asked: Turn, *, system: str, opens: bool) -> tuple[Part, ...]:
         """An instruction, up to where its answer begins.
@@ -86,7 +96,7 @@ class Template(abc.ABC):
         """An answer and what ends it."""
 
 
-class TextTemplate(Template):
+class TextTemplate(TurnTemplate):
     """A template of text alone; an answer is closed by the end-of-text token."""
 
     def prompt(self, instruction: str, *, context: str = "", answer_start: str = "") -> Segment:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ft.data.example import Example, Mark, Part, RowError, Segment, Special, Turn
-from megatron_ft.data.template import Template, TextTemplate, filled, said
+from megatron_ft.data.template import Template, TextTemplate, TurnTemplate, filled, said
 from megatron_ft.errors import ConfigError
 
 LINE_BREAKS = ("\n", "\r\n")
@@ -107,7 +107,7 @@ class Alpaca(TextTemplate):
         return "" if answered.text.startswith(LINE_BREAKS) else "\n"
 
 
-class Commit(Template):
+class Commit(TurnTemplate):
     r"""StarCoder's commits: the file before, the message, the file after. One exchange; other examples are refused.
 
     >>> Commit().prompt("Rename x to y", context="x = 1\n", answer_start="y").text
@@ -135,7 +135,7 @@ class Commit(Template):
         return answered.text, Mark.END
 
 
-class ChatML(Template):
+class ChatML(TurnTemplate):
     r"""ChatML: each turn between `<|im_start|>` with its role and `<|im_end|>`; no system prompt where the data has none.
 
     >>> [segment.text for segment in ChatML().segments(Example.pair("What is 1 + 1?", "2"))]
@@ -154,7 +154,7 @@ class ChatML(Template):
         return answered.text, Special("<|im_end|>")
 
 
-class Llama2(Template):
+class Llama2(TurnTemplate):
     r"""LLaMA 2's: `[INST]` around an instruction, the system prompt inside the first; texts are stripped, as published.
 
     Each exchange is opened and closed like a text of its own; the space in front of the closing token is published too.
@@ -180,7 +180,7 @@ class Llama2(Template):
         return f" {answered.text.strip()} ", Mark.END
 
 
-class Llama3(Template):
+class Llama3(TurnTemplate):
     r"""LLaMA 3's: each turn after a header with its role, closed by `<|eot_id|>`; texts are stripped, as published.
 
     >>> [segment.text for segment in Llama3().segments(Example.pair("What is 1 + 1?", "2"))]  # doctest: +NORMALIZE_WHITESPACE

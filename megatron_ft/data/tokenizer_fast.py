@@ -19,7 +19,7 @@ import psutil
 
 from megatron_ft.data.tokenizer import Tokenizer
 from megatron_ft.data.tokenizer_json import JsonTokenizer
-from megatron_ft.data.tokenizer_sentencepiece import SentencePieceTokenizer, as_tokenizer_json
+from megatron_ft.data.tokenizer_sentencepiece import SentencePieceTokenizer, as_tokenizer_json, is_plain_bpe
 
 GROWTH_BYTES = 128 << 20
 """gigatoken remembers every word that it has seen; when a process has grown by this much it begins anew."""
@@ -204,7 +204,9 @@ SPLITS_DIGITS = "splits digits"
 def _specification(reference: Tokenizer, first: bool) -> dict[str, Any]:
     """A tokenizer.json for gigatoken. No special token is in it: a special token's string inside text is text."""
     if isinstance(reference, SentencePieceTokenizer):
-        return as_tokenizer_json(reference.model, prefix=first and reference.adds_prefix) | {"added_tokens": []}
+        if not is_plain_bpe(reference.model):
+            raise UnsupportedError("it is no SentencePiece BPE without normalization")
+        return as_tokenizer_json(reference.model, prefix=first and reference.adds_prefix)
     if not isinstance(reference, JsonTokenizer):
         raise UnsupportedError(f"it is a {type(reference).__name__}")
     whole = reference.specification(first=first) | {"added_tokens": [], "post_processor": None, "truncation": None,

@@ -54,6 +54,7 @@ def test_a_cluster_whose_process_is_killed_leaves_no_daemon(cluster, tmp_path):
     finally:
         slurm.remove(killed)  # the job: it outlives the daemons in any SLURM
     cluster.wait_until(lambda: slurm.processes_of(killed) == [], what="the end of its job")
+    assert not killed.exists()
     cluster.wait_until(cluster.is_idle, what="idle nodes")
 
 

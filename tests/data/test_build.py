@@ -24,6 +24,7 @@ from megatron_ft.data.partial import partial_output
 from megatron_ft.data.report import summary
 from megatron_ft.data.tokenizer_fast import FastTokenizer
 from megatron_ft.errors import ConfigError, DataError
+from tests.data.kills import killed_before_the_index_is_moved
 from tests.data.shared import LLAMA, SFT_ROWS, STARCODER, needs_data
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "preprocess"
@@ -355,19 +356,10 @@ def test_killed_at_random_moments_and_restarted_gives_the_same_bytes(folder, tmp
     assert sorted(path.name for path in tmp_path.iterdir() if "mix" in path.name) == ["mix.bin", "mix.idx", "mix.json"]
 
 
-def test_a_kill_while_the_files_are_moved_to_their_place_is_made_good(folder, tmp_path, monkeypatch):
+def test_a_kill_while_the_files_are_moved_to_their_place_is_made_good(folder, tmp_path):
     source = write_rows(tmp_path / "a.jsonl", rows(5))
-    rename = Path.rename
-
-    def killed(path, target):
-        if str(target).endswith(".idx"):
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_before_the_index_is_moved():
         build([source], tmp_path / "mix", Recipe(folder, "octocoder"))
-    monkeypatch.undo()
     with pytest.raises(DataError, match="mix.idx: there is no such file"):
         open_dataset(tmp_path / "mix")
     build([source], tmp_path / "mix", Recipe(folder, "octocoder"))

@@ -21,6 +21,7 @@ from megatron_ft.data.manifest import Manifest, file_sha256
 from megatron_ft.data.merge import merge
 from megatron_ft.data.source import open_views
 from megatron_ft.errors import ConfigError, DataError
+from tests.data.kills import killed_before_the_index_is_moved
 from tests.data.small_datasets import random_documents, write_dataset
 from tests.data.small_pairs import write_pair
 from tests.data.small_tokenizers import bytes_tokenizer
@@ -266,18 +267,9 @@ def test_nothing_is_overwritten(made, tmp_path):
     assert (tmp_path / ".other.partial" / "state.json").exists()
 
 
-def test_a_kill_while_the_files_are_moved_to_their_place_is_made_good(made, tmp_path, monkeypatch):
-    rename = Path.rename
-
-    def killed(path, target):
-        if str(target).endswith(".idx"):
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", killed)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_kill_while_the_files_are_moved_to_their_place_is_made_good(made, tmp_path):
+    with killed_before_the_index_is_moved():
         merge(shards(made), tmp_path / "mix")
-    monkeypatch.undo()
     with pytest.raises(DataError, match="mix.idx: there is no such file"):
         open_dataset(tmp_path / "mix")
     with pytest.raises(ConfigError, match=r"holds another finished dataset, whose process was killed"):

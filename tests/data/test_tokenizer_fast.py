@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,18 @@ from tests.data.shared import LLAMA, SFT_ROWS, STARCODER, needs_data
 
 CORPUS = ["def add(a, b):\n    return a + b  # it's 42\n", "The quick brown fox, 1999!\n\n", "naïve café 東京 ½ 😀\n"] * 30
 
+SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def split(digits):
+    """Llama 3's and Qwen2's, which differ in how many digits go together."""
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(tokenizers.Regex(SPLIT % digits), "isolated"),
+                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 PRE_TOKENIZERS = {
+    "llama3": split("{1,3}"),
+    "qwen2": split(""),
     "starcoder": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
                                           pre_tokenizers.ByteLevel(add_prefix_space=False)]),
     "gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -109,6 +121,13 @@ def test_a_tokenizer_that_gigatoken_does_not_do_is_left_to_the_reference(tmp_pat
         reference = make_tokenizer(tmp_path, steps[name])
     with pytest.raises(UnsupportedError, match="gigatoken|BPE"):
         accelerate(reference)
+
+
+def test_a_sentencepiece_model_that_is_no_plain_bpe_is_left_to_the_reference(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS * 10), model_prefix=str(tmp_path / "unigram"),
+                                             vocab_size=60, model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+    with pytest.raises(UnsupportedError, match="no SentencePiece BPE without normalization"):
+        accelerate(reader.load(tmp_path / "unigram.model"))
 
 
 def test_an_encoder_that_differs_is_noticed(tmp_path, monkeypatch):
