@@ -5,11 +5,10 @@
 
 import argparse
 
-from row_arguments import add_input, add_reading
-
 from megatron_ft import cli
 from megatron_ft.curation import decontaminate
 from megatron_ft.curation.benchmark_index import FIELDS, HUMANEVALPACK, Settings
+from megatron_ft.data.row_arguments import add_input, add_reading
 
 
 def arguments() -> argparse.Namespace:

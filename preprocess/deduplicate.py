@@ -6,11 +6,10 @@
 
 import argparse
 
-from row_arguments import add_input, add_reading
-
 from megatron_ft import cli
 from megatron_ft.curation import deduplicate
 from megatron_ft.data.kinds import KINDS
+from megatron_ft.data.row_arguments import add_input, add_reading
 
 
 def arguments() -> argparse.Namespace:

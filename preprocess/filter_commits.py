@@ -7,10 +7,9 @@
 import argparse
 import sys
 
-from row_arguments import add_input, add_reading
-
 from megatron_ft import cli
 from megatron_ft.curation import commit_rules_file, filter_commits
+from megatron_ft.data.row_arguments import add_input, add_reading
 
 
 def arguments() -> argparse.Namespace:

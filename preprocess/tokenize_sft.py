@@ -8,8 +8,6 @@ Started again after an interruption, the same command goes on where it was. docs
 import argparse
 import sys
 
-from row_arguments import add_input, add_reading
-
 from megatron_ft import cli
 from megatron_ft.data.build import build
 from megatron_ft.data.chunk import Recipe
@@ -17,6 +15,7 @@ from megatron_ft.data.inputs import Shard
 from megatron_ft.data.kinds import KINDS
 from megatron_ft.data.render import LOSS_ON
 from megatron_ft.data.report import summary
+from megatron_ft.data.row_arguments import add_input, add_reading
 from megatron_ft.data.templates import NAMES
 
 

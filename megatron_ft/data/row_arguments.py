@@ -1,5 +1,7 @@
 """The arguments that every command on rows has."""
 
+from __future__ import annotations
+
 import argparse
 
 from megatron_ft import cli
