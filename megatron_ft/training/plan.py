@@ -66,13 +66,48 @@ def check_layout(architecture: Architecture, parallel: Parallel, *, processes: i
     if qkv_rows % tp:
         raise ConfigError(f"parallel.tp: {tp} does not divide the {qkv_rows} rows of the query-key-value projection of {name}; "
                           f"use one of {[d for d in divisors(architecture.heads) if qkv_rows % d == 0]}")
-    if architecture.layers % pp:
-        raise ConfigError(f"parallel.pp: {pp} does not divide the {architecture.layers} layers of {name}; "
-                          f"use one of {divisors(architecture.layers)}")
+    stage_layers(architecture.layers, parallel)
     if parallel.sequence_parallel and row_tokens is not None and row_tokens % tp:
         raise ConfigError(f"data.row_tokens: {row_tokens} is not a multiple of parallel.tp={tp}, which sequence parallelism "
                           f"needs; use {nearest(row_tokens, tp)}")
     return processes // (tp * pp)
+
+
+def stage_layers(layers: int, parallel: Parallel) -> tuple[int, ...]:
+    """Layers of each of the pp x virtual_stages pieces in the model's order; piece k is on pipeline stage k % pp.
+
+    parallel.stage_layers if given, else as even as possible: the surplus goes to the middle stages first and to the last
+    one at the end, since the first stage holds the embedding too and the last one computes the vocabulary's logits.
+
+    >>> stage_layers(42, Parallel(pp=4)), stage_layers(7, Parallel(pp=2)), stage_layers(42, Parallel(pp=4, virtual_stages=2))
+    ((10, 11, 11, 10), (4, 3), (5, 6, 6, 5, 5, 5, 5, 5))
+
+    ConfigError when a piece would have no layer or the numbers given are not as many, or not as many layers, as needed.
+    """
+    pp, virtual, given = parallel.pp, parallel.virtual_stages, parallel.stage_layers
+    pieces = pp * virtual
+    if layers < pieces:
+        raise ConfigError(f"parallel.pp: {layers} layers cannot be dealt out over {pp} stages x {virtual} pieces = {pieces}: "
+                          f"every piece needs one; use at most pp={layers} with virtual_stages=1")
+    if given:
+        if len(given) != pieces:
+            raise ConfigError(f"parallel.stage_layers: {len(given)} numbers {list(given)}, but parallel.pp={pp} x "
+                              f"virtual_stages={virtual} makes {pieces} pieces; give {pieces} numbers or leave it empty")
+        if sum(given) != layers or min(given) < 1:
+            raise ConfigError(f"parallel.stage_layers: {list(given)} is {sum(given)} layers with {min(given)} in the smallest "
+                              f"piece, but the model has {layers} and every piece needs one; e.g. "
+                              f"{list(_even(layers, pp, virtual))}")
+        return tuple(given)
+    return _even(layers, pp, virtual)
+
+
+def _even(layers: int, pp: int, virtual: int) -> tuple[int, ...]:
+    each, surplus = divmod(layers, pp * virtual)
+    from_the_middle = sorted(range(pp * virtual), key=lambda piece: (piece // pp, abs(2 * (piece % pp) - pp + 1), piece))
+    counts = [each] * (pp * virtual)
+    for piece in from_the_middle[:surplus]:
+        counts[piece] += 1
+    return tuple(counts)
 
 
 def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int,
@@ -88,6 +123,11 @@ def make(config: Config, architecture: Architecture, *, processes: int, rows_per
     if data.rows_per_step % unit:
         raise ConfigError(f"data.rows_per_step: {data.rows_per_step} is not a multiple of {data.rows_per_micro_batch} "
                           f"row/micro-batch x {dp} dp = {unit}; use {nearest(data.rows_per_step, unit)}")
+    parallel, micro_batches = config.parallel, data.rows_per_step // unit
+    if parallel.virtual_stages > 1 and micro_batches % parallel.pp:
+        raise ConfigError(f"data.rows_per_step: {data.rows_per_step} makes {micro_batches} micro-batches a step, which "
+                          f"parallel.virtual_stages={parallel.virtual_stages} takes in turns of parallel.pp={parallel.pp}; use "
+                          f"{nearest(data.rows_per_step, unit * parallel.pp)} rows or virtual_stages=1")
     steps = config.run.steps
     if not steps:
         rows = rows_of_first(config.run.epochs) if rows_of_first else config.run.epochs * rows_per_epoch
@@ -98,7 +138,7 @@ def make(config: Config, architecture: Architecture, *, processes: int, rows_per
     if warmup >= steps:
         raise ConfigError(f"optim.warmup_steps: {warmup} leaves nothing of the run's {steps} steps; use fewer than {steps}")
     return Plan(processes=processes, tp=config.parallel.tp, pp=config.parallel.pp, dp=dp,
-                micro_batches=data.rows_per_step // unit, rows_per_step=data.rows_per_step,
+                micro_batches=micro_batches, rows_per_step=data.rows_per_step,
                 rows_per_micro_batch=data.rows_per_micro_batch, row_tokens=data.row_tokens,
                 rows_per_epoch=rows_per_epoch, epochs_differ=rows_of_first is not None, steps=steps, warmup_steps=warmup,
                 parameters=architecture.parameters)
