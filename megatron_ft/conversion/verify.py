@@ -145,8 +145,8 @@ def megatron_logits(folder: Path, architecture: Architecture, documents: list[Te
     from megatron_ft.config import Model
     from megatron_ft.training import checkpoint, model
 
-    stage = model.build(architecture, parallel=parallel, model=Model(precision="fp32"), device=place.device)
-    checkpoint.load_model(stage, folder)
+    [stage] = model.build(architecture, parallel=parallel, model=Model(precision="fp32"), device=place.device)
+    checkpoint.load_model([stage], folder)
     stage.eval()
     home = next(stage.parameters()).device
     lengths = [len(document) for document in documents]

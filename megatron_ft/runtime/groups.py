@@ -51,6 +51,7 @@ def layout(parallel: Parallel, device: Device, *, timeout_minutes: float = 10.0)
     """megatron-core's tp, pp and dp groups over the processes that have met already."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
         create_gloo_process_groups=False, distributed_timeout_minutes=max(1, round(timeout_minutes)))
     try:
         place = Place(

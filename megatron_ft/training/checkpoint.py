@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.training.model import LanguageModel, unwrap
-from megatron_ft.training.optimizer import load_state, prepare_state
+from megatron_ft.training.optimizer import load_state, prepare_state, whole_weights
 
 
 def metadata() -> dict[str, Any]:
@@ -42,32 +44,34 @@ class Progress:
     """Packed rows consumed, over all ranks."""
 
 
-def load_model(model: torch.nn.Module, folder: Path) -> None:
+def model_state(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
+    """What of a checkpoint this rank's weights are: {"model": ...}, or {"model0": ..., "model1": ...} of virtual stages."""
+    names = ["model"] if len(chunks) == 1 else [f"model{number}" for number in range(len(chunks))]
+    return {name: unwrap(chunk).sharded_state_dict(metadata=metadata()) for name, chunk in zip(names, chunks, strict=True)}
+
+
+def load_model(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
     """Load the weights of one checkpoint folder into this rank's stage; every weight or CheckpointError.
 
     Vocabulary padding, which differs between layouts, is set to zero.
     """
-    stage = unwrap(model)
-    state = _load({"model": stage.sharded_state_dict(metadata=metadata())}, folder)
-    _set_weights(stage, state["model"], folder)
+    _set_weights(chunks, _load(model_state(chunks), folder), folder)
 
 
-def load_run(model: torch.nn.Module, optimizer: MegatronOptimizer, folder: Path) -> Progress:
+def load_run(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer, folder: Path) -> Progress:
     """Load weights, optimizer state and progress; what is missing is a CheckpointError, never a fresh start."""
-    stage = unwrap(model)
     prepare_state(optimizer)
-    sharded = stage.sharded_state_dict(metadata=metadata())
-    state = _load({"model": sharded,
-                   "optimizer": optimizer.sharded_state_dict(sharded, is_loading=True, metadata=metadata())}, folder)
+    sharded = model_state(chunks)
+    state = _load({**sharded, "optimizer": _optimizer_state(optimizer, sharded, is_loading=True)}, folder)
     if "progress" not in state:
         raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
                               "set load.from to it and run.dir to a new folder")
     load_state(optimizer, state["optimizer"])
-    _set_weights(stage, state["model"], folder)
+    _set_weights(chunks, state, folder)
     return Progress(**state["progress"])
 
 
-def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, progress: Progress, *,
+def save_run(root: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, progress: Progress, *,
              manifest: layout.Manifest, hf_folder: Path | None) -> Path:
     """Write a checkpoint by all ranks; returns its folder when it is complete and `latest` names it.
 
@@ -84,14 +88,13 @@ def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, p
         partial.mkdir(parents=True)
     torch.distributed.barrier()
     prepare_state(optimizer)
-    stage = unwrap(model)
-    sharded = stage.sharded_state_dict(metadata=metadata())
-    state = {"model": sharded, "optimizer": optimizer.sharded_state_dict(sharded, metadata=metadata()),
-             "progress": dataclasses.asdict(progress)}
+    sharded = model_state(chunks)
+    state = {**sharded, "optimizer": _optimizer_state(optimizer, sharded), "progress": dataclasses.asdict(progress)}
     # megatron-core would start a server process to pass the writers' results on, which takes seconds and outlives a rank
     # that is killed. It is there for saves that go on in another process; in this one an ordinary queue does it.
     filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(partial), content_metadata=metadata())
+    with whole_weights(chunks):
+        dist_checkpointing.save(state, str(partial), content_metadata=metadata())
     if rank == 0:
         if hf_folder is not None and hf_folder.is_dir():
             shutil.copytree(hf_folder, partial / layout.HF_FOLDER)
@@ -100,6 +103,11 @@ def save_run(root: Path, model: torch.nn.Module, optimizer: MegatronOptimizer, p
         layout.set_latest(root, progress.step)
     torch.distributed.barrier()
     return final
+
+
+def _optimizer_state(optimizer: MegatronOptimizer, model: dict[str, Any], *, is_loading: bool = False) -> dict[str, Any]:
+    # megatron-core wants the state of the only chunk itself, and of several by name.
+    return optimizer.sharded_state_dict(model.get("model", model), is_loading=is_loading, metadata=metadata())
 
 
 def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -113,13 +121,14 @@ def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
                               "that family, sizes and parallel.distributed_optimizer are those it was saved with") from error
 
 
-def _set_weights(stage: LanguageModel, state: dict[str, Any], folder: Path) -> None:
-    outcome = stage.load_state_dict(state, strict=False)
-    # An _extra_state is transformer-engine's FP8 scale: there is none to miss in our precisions.
-    wrong = [key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.endswith("_extra_state")]
-    if wrong:
-        raise CheckpointError(f"{folder}: {len(wrong)} weights do not match the model, the first is {wrong[0]}")
-    _zero_padding(stage)
+def _set_weights(chunks: Sequence[torch.nn.Module], state: dict[str, Any], folder: Path) -> None:
+    for number, chunk in enumerate(map(unwrap, chunks)):
+        outcome = chunk.load_state_dict(state["model" if len(chunks) == 1 else f"model{number}"], strict=False)
+        # An _extra_state is transformer-engine's FP8 scale: there is none to miss in our precisions.
+        wrong = [key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.endswith("_extra_state")]
+        if wrong:
+            raise CheckpointError(f"{folder}: {len(wrong)} weights do not match the model, the first is {wrong[0]}")
+        _zero_padding(chunk)
 
 
 @torch.no_grad()

@@ -62,12 +62,14 @@ def _imports(module: str) -> bool:
     return True
 
 
-def block_spec(config: TransformerConfig, kernels: Kernels) -> TransformerBlockSubmodules | ModuleSpec:
-    """The layers of this rank's pipeline stage, in the kernels chosen."""
+def block_spec(config: TransformerConfig, kernels: Kernels,
+               virtual_stage: int | None = None) -> TransformerBlockSubmodules | ModuleSpec:
+    """The layers of one chunk of this rank's pipeline stage, in the kernels chosen."""
     if kernels.transformer_engine:
         return get_gpt_layer_with_transformer_engine_spec()
     norm = LayerNorm if config.normalization == "LayerNorm" else RMSNorm
-    return TransformerBlockSubmodules(layer_specs=[_local_layer(norm)] * get_num_layers_to_build(config), layer_norm=norm)
+    layers = get_num_layers_to_build(config, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[_local_layer(norm)] * layers, layer_norm=norm)
 
 
 def _local_layer(norm: type) -> ModuleSpec:

@@ -28,63 +28,64 @@ def train(setup: Setup, device: Device) -> None:
     """Train, validate and checkpoint until the plan's last step."""
     config, plan = setup.config, setup.plan
     with groups.start(setup.process, device, config.parallel, timeout_minutes=config.runtime.timeout_minutes) as place:
-        stage, adam, progress = start(setup, place)
+        chunks, adam, progress = start(setup, place)
         metrics = Metrics(Path(config.run.dir), plan, first_step=progress.step, every_steps=config.log.every_steps,
                           tensorboard=config.log.tensorboard, enabled=place.rank == 0)
         setup.loader.position = progress.rows
         if progress.step == 0:
-            validate(setup, stage, place, metrics, number=0)
+            validate(setup, chunks, place, metrics, number=0)
         for number in range(progress.step, plan.steps):
             started = time.perf_counter()
             rate = learning_rate(number, config.optim, steps=plan.steps, warmup_steps=plan.warmup_steps)
             optimizer.set_learning_rate(adam, rate, config.optim.weight_decay)
             groups.seed(step_seed(config.run.seed, number), place)
             batches = next(setup.loader)
-            result = step.train_step(stage, adam, batches, weighting=config.loss.weighting, place=place)
+            result = step.train_step(chunks, adam, batches, weighting=config.loss.weighting, place=place)
             _require_finite(setup, result, number + 1)
             metrics.step(number + 1, result, rate=rate, seconds=time.perf_counter() - started, epoch=setup.loader.epoch)
             if due(number + 1, config.validation.every_steps, plan.steps):
-                validate(setup, stage, place, metrics, number=number + 1)
+                validate(setup, chunks, place, metrics, number=number + 1)
             if due(number + 1, config.checkpoint.every_steps, plan.steps):
-                save(setup, stage, adam, Progress(number + 1, setup.loader.position))
+                save(setup, chunks, adam, Progress(number + 1, setup.loader.position))
         metrics.close()
         log.get().info("done: %d steps; checkpoint in %s", plan.steps, setup.checkpoints)
 
 
-def start(setup: Setup, place: Place) -> tuple[DistributedDataParallel, MegatronOptimizer, Progress]:
+def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], MegatronOptimizer, Progress]:
     """Model and optimizer with their state: the run's newest checkpoint, or on the first start the base model."""
     config = setup.config
     chosen = kernels.choose(place.device)
     log.get().info(chosen.describe())
     for line in setup.plan.lines():
         log.get().info(line)
-    bare = model.build(setup.architecture, parallel=config.parallel, model=config.model, device=place.device, kernels=chosen)
+    bare = model.build(setup.architecture, parallel=config.parallel, model=config.model, memory=config.memory,
+                       device=place.device, kernels=chosen)
     if setup.resume_from is None:
         log.get().info("base model: %s", setup.base)
         checkpoint.load_model(bare, setup.base)
-    stage = optimizer.wrap(bare, config)
-    adam = optimizer.build(stage, config)
-    step.prepare(stage, adam)
+    chunks = optimizer.wrap(bare, config)
+    adam = optimizer.build(chunks, config)
+    step.prepare(chunks, adam)
     progress = Progress(step=0, rows=0)
     if setup.resume_from is not None:
-        progress = checkpoint.load_run(stage, adam, setup.resume_from)
+        progress = checkpoint.load_run(chunks, adam, setup.resume_from)
         log.get().info("resumed %s: step %d of %d", setup.resume_from, progress.step, setup.plan.steps)
     if place.rank == 0:
         Path(config.run.dir).mkdir(parents=True, exist_ok=True)
         cli.write_text_atomically(Path(config.run.dir) / "config.toml", config.to_toml())
-    return stage, adam, progress
+    return chunks, adam, progress
 
 
-def validate(setup: Setup, stage: DistributedDataParallel, place: Place, metrics: Metrics, *, number: int) -> None:
+def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, metrics: Metrics, *, number: int) -> None:
     """Validation loss over the held-out rows, where there are any."""
     if setup.valid is None:
         return
     limit = setup.config.validation.max_steps or len(setup.valid)
-    totals = step.validate(stage, itertools.islice(setup.valid, limit), weighting=setup.config.loss.weighting, place=place)
+    totals = step.validate(chunks, itertools.islice(setup.valid, limit), weighting=setup.config.loss.weighting, place=place)
     metrics.validation(number, totals)
 
 
-def save(setup: Setup, stage: DistributedDataParallel, adam: MegatronOptimizer, progress: Progress) -> None:
+def save(setup: Setup, chunks: list[DistributedDataParallel], adam: MegatronOptimizer, progress: Progress) -> None:
     """One checkpoint of the run, with what the way back to Hugging Face needs."""
     config, started = setup.config, time.perf_counter()
     dtype = str(model.DTYPES[config.model.precision]).removeprefix("torch.")
@@ -92,7 +93,7 @@ def save(setup: Setup, stage: DistributedDataParallel, adam: MegatronOptimizer, 
                                    tp=config.parallel.tp)
     manifest = Manifest(architecture=setup.architecture, stored_vocabulary=rows, dtype=dtype, iteration=progress.step,
                         source=setup.source())
-    folder = checkpoint.save_run(setup.checkpoints, stage, adam, progress, manifest=manifest,
+    folder = checkpoint.save_run(setup.checkpoints, chunks, adam, progress, manifest=manifest,
                                  hf_folder=setup.base / HF_FOLDER)
     log.get().info("saved %s in %.1f s", folder, time.perf_counter() - started)
 

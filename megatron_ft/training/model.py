@@ -1,4 +1,7 @@
-"""Builds megatron-core's GPTModel for an Architecture: this rank's part of it."""
+"""Builds megatron-core's GPTModel for an Architecture: this rank's part of it.
+
+A rank holds one *stage* of the pipeline in one or more *chunks*: one per virtual stage (parallel.virtual_stages).
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_ft.config import Model, Parallel
+from megatron_ft.config import Memory, Model, Parallel
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.rope import rope_inverse_frequencies
 from megatron_ft.runtime.device import Device
 from megatron_ft.training.kernels import Kernels, block_spec, choose
+from megatron_ft.training.plan import stage_layers
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ACTIVATIONS = {"gelu": torch.nn.functional.gelu,
                "gelu_tanh": functools.partial(torch.nn.functional.gelu, approximate="tanh"),
                "silu": torch.nn.functional.silu}
@@ -56,8 +60,9 @@ def _leave(weight: Tensor) -> Tensor:
     return weight
 
 
-def transformer_config(architecture: Architecture, model: Model, parallel: Parallel, kernels: Kernels) -> TransformerConfig:
-    """The Architecture and this run's layout and precision, in megatron-core's words."""
+def transformer_config(architecture: Architecture, model: Model, parallel: Parallel, memory: Memory,
+                       kernels: Kernels) -> TransformerConfig:
+    """The Architecture and this run's layout, precision and recomputation, in megatron-core's words."""
     dtype = DTYPES[model.precision]
     cuda = kernels.device == "cuda"
 
@@ -74,8 +79,11 @@ def transformer_config(architecture: Architecture, model: Model, parallel: Paral
         hidden_dropout=or_base(model.hidden_dropout, architecture.hidden_dropout),
         attention_dropout=or_base(model.attention_dropout, architecture.attention_dropout),
         tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
+        pipeline_model_parallel_layout=_pipeline_layout(architecture, parallel), deallocate_pipeline_outputs=parallel.pp > 1,
         sequence_parallel=parallel.sequence_parallel, pipeline_dtype=dtype, params_dtype=dtype,
-        bf16=model.precision == "bf16", calculate_per_token_loss=True, variable_seq_lengths=False,
+        bf16=model.precision == "bf16", fp16=model.precision == "fp16",
+        calculate_per_token_loss=True, variable_seq_lengths=False, **_recomputation(memory),
         # Weights always come from a checkpoint, so none are drawn. perform_initialization=False is no way to say so: it
         # also leaves out the tensor_model_parallel mark, and then only tp rank 0 counts in the gradient norm.
         init_method=_leave, output_layer_init_method=_leave, embedding_init_method=_leave, use_cpu_initialization=not cuda,
@@ -86,29 +94,55 @@ def transformer_config(architecture: Architecture, model: Model, parallel: Paral
         attention_softmax_in_fp32=True)
 
 
-def build(architecture: Architecture, *, parallel: Parallel, model: Model, device: Device,
-          kernels: Kernels | None = None) -> torch.nn.Module:
-    """This rank's stage of the model on its device, weights not set (load them: `training.checkpoint.load_model`).
+def _pipeline_layout(architecture: Architecture, parallel: Parallel) -> list[list[str]] | None:
+    if parallel.pp == 1:
+        return None
+    pieces = [["decoder"] * layers for layers in stage_layers(architecture.layers, parallel)]
+    return [["embedding", *pieces[0]], *pieces[1:-1], [*pieces[-1], "loss"]]
 
-    Returns a LanguageModel, inside a Float16Module for bf16.
+
+def _recomputation(memory: Memory) -> dict[str, Any]:
+    if memory.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": memory.layers}
+    if memory.recompute == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": list(memory.modules)}
+    return {}
+
+
+def build(architecture: Architecture, *, parallel: Parallel, model: Model, device: Device, memory: Memory = Memory(),  # noqa: B008
+          kernels: Kernels | None = None) -> list[torch.nn.Module]:
+    """This rank's chunks of the model on its device, weights not set (load them: `training.checkpoint.load_model`).
+
+    Each is a LanguageModel, inside a Float16Module for bf16 and fp16.
     """
     kernels = kernels or choose(device)
-    config = transformer_config(architecture, model, parallel, kernels)
-    stage = LanguageModel(
-        vocabulary=architecture.vocabulary, config=config, transformer_layer_spec=block_spec(config, kernels),
+    config = transformer_config(architecture, model, parallel, memory, kernels)
+    chunks = []
+    for virtual_stage in range(parallel.virtual_stages):
+        chunk = _build_chunk(architecture, model, parallel, config, kernels, virtual_stage)
+        if device == "cuda":
+            chunk.cuda(torch.cuda.current_device())
+        chunks.append(chunk if model.precision == "fp32" else Float16Module(config, chunk))
+    return chunks
+
+
+def _build_chunk(architecture: Architecture, model: Model, parallel: Parallel, config: TransformerConfig, kernels: Kernels,
+                 virtual_stage: int) -> LanguageModel:
+    vp_stage = virtual_stage if parallel.virtual_stages > 1 else None
+    chunk = LanguageModel(
+        vocabulary=architecture.vocabulary, config=config, transformer_layer_spec=block_spec(config, kernels, vp_stage),
         vocab_size=padded_vocabulary(architecture.vocabulary, multiple=model.vocabulary_multiple, tp=parallel.tp),
-        max_sequence_length=architecture.positions,
-        pre_process=parallel_state.is_pipeline_first_stage(), post_process=parallel_state.is_pipeline_last_stage(),
+        max_sequence_length=architecture.positions, vp_stage=vp_stage,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         share_embeddings_and_output_weights=architecture.tied_head,
         position_embedding_type={"learned": "learned_absolute", "rope": "rope"}[architecture.position_embedding],
         rotary_base=architecture.rope.get("theta", 10000))
     if architecture.position_embedding == "rope":
         # megatron-core knows two of Hugging Face's scalings, with fixed constants; the frequencies say them all.
         frequencies = torch.as_tensor(rope_inverse_frequencies(architecture), dtype=torch.float32)
-        stage.rotary_pos_emb.inv_freq = frequencies.to(torch.cuda.current_device())
-    if device == "cuda":
-        stage.cuda(torch.cuda.current_device())
-    return Float16Module(config, stage) if model.precision == "bf16" else stage
+        chunk.rotary_pos_emb.inv_freq = frequencies.to(torch.cuda.current_device())
+    return chunk
 
 
 def unwrap(module: torch.nn.Module) -> LanguageModel:

@@ -6,7 +6,8 @@ T tokens of a micro-batch (its rows laid end to end)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from megatron_ft.data.loader import Batch
 from megatron_ft.runtime.groups import Place
 from megatron_ft.training.model import packed
+from megatron_ft.training.optimizer import update, whole_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,44 +46,56 @@ class StepResult:
 
     totals: Totals
     grad_norm: float
+    """Not finite where `updated` is False."""
     updated: bool
-    """False when the gradients were not finite and the step was skipped."""
+    """False when the loss or the gradients were not finite and the step was skipped."""
+    loss_scale: float
+    """What the loss was multiplied by (fp16); 1 in other precisions."""
 
 
-def prepare(model: DistributedDataParallel, optimizer: MegatronOptimizer) -> None:
+def prepare(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
     """Tell megatron-core's schedules how to finish gradients; once, before the first step."""
-    config = get_model_config(model)
+    config = get_model_config(chunks[0])
     config.finalize_model_grads_func = finalize_model_grads
     config.grad_scale_func = optimizer.scale_loss
-    config.no_sync_func = model.no_sync
+    no_sync = [chunk.no_sync for chunk in chunks]
+    config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
 
 
-def train_step(model: DistributedDataParallel, optimizer: MegatronOptimizer, batches: list[Batch], *, weighting: str,
+def train_step(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer, batches: list[Batch], *, weighting: str,
                place: Place) -> StepResult:
-    """Forward, backward, reduce, clip, update: over this rank's micro-batches of the step."""
-    model.train()
-    model.zero_grad_buffer()
+    """Forward, backward, reduce, clip, update: over this rank's micro-batches of the step.
+
+    A loss or gradient that is not finite leaves weights and optimizer state as they are, on every rank.
+    """
+    for chunk in chunks:
+        chunk.train()
+        chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    totals = run(model, batches, weighting=weighting, place=place)
-    updated, grad_norm, _ = optimizer.step()
-    return StepResult(totals, float(grad_norm), bool(updated))
+    totals = run(chunks, batches, weighting=weighting, place=place)
+    loss_scale = float(optimizer.get_loss_scale())  # before it is adapted to what the gradients turn out to be
+    updated, grad_norm = update(optimizer, finite=math.isfinite(totals.loss_sum))
+    return StepResult(totals, grad_norm, updated, loss_scale)
 
 
 @torch.no_grad()
-def validate(model: DistributedDataParallel, steps: Iterator[list[Batch]], *, weighting: str, place: Place) -> Totals:
+def validate(chunks: list[DistributedDataParallel], steps: Iterable[list[Batch]], *, weighting: str, place: Place) -> Totals:
     """The totals over held-out rows, without dropout and without gradients."""
-    model.eval()
+    for chunk in chunks:
+        chunk.eval()
     summed = Totals(0.0, 0, 0, 0)
-    for batches in steps:
-        totals = run(model, batches, weighting=weighting, place=place, forward_only=True)
-        summed = Totals(*(a + b for a, b in zip(dataclasses.astuple(summed), dataclasses.astuple(totals), strict=True)))
+    with whole_weights(chunks):
+        for batches in steps:
+            totals = run(chunks, batches, weighting=weighting, place=place, forward_only=True)
+            summed = Totals(*(a + b for a, b in zip(dataclasses.astuple(summed), dataclasses.astuple(totals), strict=True)))
     return summed
 
 
-def run(model: torch.nn.Module, batches: list[Batch], *, weighting: str, place: Place, forward_only: bool = False) -> Totals:
+def run(chunks: Sequence[torch.nn.Module], batches: list[Batch], *, weighting: str, place: Place,
+        forward_only: bool = False) -> Totals:
     """All micro-batches of a step through the pipeline; gradients are left in the buffers, already divided."""
     collected = get_forward_backward_func()(
-        forward_step_func=_forward_step(weighting), data_iterator=iter(batches), model=[model],
+        forward_step_func=_forward_step(weighting), data_iterator=[iter(batches) for _ in chunks], model=list(chunks),
         num_microbatches=len(batches), seq_length=batches[0].tokens.shape[1], micro_batch_size=1,
         forward_only=forward_only)
     sums = torch.zeros(4, dtype=torch.float64, device=torch.cuda.current_device() if place.device == "cuda" else "cpu")

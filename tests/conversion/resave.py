@@ -41,7 +41,7 @@ def check_names(root: Path) -> None:
 
     for variant in VARIANTS:
         architecture = checkpoint_layout.Manifest.read(root / "-".join(variant) / "release").architecture
-        whole = model.build(architecture, parallel=Parallel(), model=Model(precision="fp32"), device="cpu")
+        [whole] = model.build(architecture, parallel=Parallel(), model=Model(precision="fp32"), device="cpu")
         listed = {weight.megatron for weight in rules.weights(get(architecture.family).RULES, architecture)}
         assert listed == {name for name, _ in whole.named_parameters()}, f"rules and GPTModel differ for {variant}"
 
@@ -55,10 +55,10 @@ def resave(root: Path, name: str, parallel: Parallel) -> None:
 
     folder = checkpoint_layout.find(root / name)
     manifest = checkpoint_layout.Manifest.read(folder)
-    stage = model.build(manifest.architecture, parallel=parallel, model=Model(precision="fp32"), device="cpu")
+    [stage] = model.build(manifest.architecture, parallel=parallel, model=Model(precision="fp32"), device="cpu")
     for parameter in stage.parameters():
         parameter.data.fill_(float("nan"))
-    checkpoint.load_model(stage, folder)
+    checkpoint.load_model([stage], folder)
     wrong = [name for name, parameter in stage.named_parameters() if parameter.isnan().any()]
     assert not wrong, f"not loaded: {wrong}"
     target = root / f"{name}-tp{parallel.tp}-pp{parallel.pp}"

@@ -46,16 +46,16 @@ def gradients(process: Process, *, checkpoint: str, parallel: dict[str, Any], ro
     layout = Parallel(**parallel, distributed_optimizer=False)
     config: Config = Config.model_construct(parallel=layout)
     with groups.start(process, "cpu", layout, timeout_minutes=2) as place:
-        stage = model.build(manifest.architecture, parallel=layout, device="cpu",
-                            model=Model(precision="fp32", hidden_dropout=0, attention_dropout=0))
-        checkpoints.load_model(stage, folder)
-        wrapped = optimizer.wrap(stage, config)
+        [stage] = model.build(manifest.architecture, parallel=layout, device="cpu",
+                              model=Model(precision="fp32", hidden_dropout=0, attention_dropout=0))
+        checkpoints.load_model([stage], folder)
+        [wrapped] = optimizer.wrap([stage], config)
         stage.config.finalize_model_grads_func = finalize_model_grads
         stage.config.grad_scale_func = None
         wrapped.train()
         wrapped.zero_grad_buffer()
         batches = micro_batches(rows, row_tokens, weighting, rows_per_micro_batch, place.dp_rank, place.dp_size)
-        totals = step.run(wrapped, batches, weighting=weighting, place=place)
+        totals = step.run([wrapped], batches, weighting=weighting, place=place)
         with torch.no_grad():
             for parameter in stage.parameters():
                 parameter.copy_(parameter.main_grad)
