@@ -6,6 +6,8 @@
 Theirs are two files of one quoted line each, ended by a newline. Here a group may also stand without quotes, go on in the
 next line, and share a file with others; blank lines and what follows a # are skipped. A relative PREFIX is relative to the
 working directory, as it was there.
+
+A validation group's NAME is the tag of its loss; there may be several, named valid_SOMETHING or validation_SOMETHING.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ FORM = "NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX"
 class Group:
     """A group of a weights file."""
 
-    name: str
+    role: str
     """One of the values of NAMES."""
+    name: str
+    """As it is written."""
     where: str
     """FILE:LINE of its beginning."""
     entries: list[str]
@@ -43,19 +47,21 @@ def read(paths: Sequence[str | Path]) -> tuple[list[str], list[str]]:
     """
     found: dict[str, Group] = {}
     for group in [group for path in paths for group in _groups(Path(path))]:
-        if group.name in found:
-            raise ConfigError(f"{group.where}: is a second {group.name} group, the first is in {found[group.name].where}; "
+        key = NAMES.get(group.name.lower(), group.name.lower())
+        if key in found:
+            raise ConfigError(f"{group.where}: is a second {key} group, the first is in {found[key].where}; "
                               "write one group with all of its datasets")
-        found[group.name] = group
+        found[key] = group
     if "train" not in found:
         raise ConfigError(f"data.weights_files: no train group in {', '.join(map(str, paths))}; "
                           "write one such as 'train: 1.0 0:0.95 PREFIX'")
     if "test" in found:
         log.get().info("data: %s: the test group is not used: nothing is trained or validated on it", found["test"].where)
-    valid = found["valid"].entries if "valid" in found else []
-    if len(valid) > 1:
-        log.get().info("data: %s: weights are not used: validation reads every document once", found["valid"].where)
-    return found["train"].entries, [entry.partition(" ")[2] for entry in valid]
+    valid = [group for group in found.values() if group.role == "valid"]
+    for group in valid:
+        if len(group.entries) > 1:
+            log.get().info("data: %s: weights are not used: validation reads every document once", group.where)
+    return found["train"].entries, [f"{group.name}= {entry.partition(' ')[2]}" for group in valid for entry in group.entries]
 
 
 def _groups(path: Path) -> Iterator[Group]:
@@ -85,14 +91,15 @@ def _group(path: Path, text: str, begin: int, end: int) -> Group:
     if header is None:
         raise ConfigError(f"{where}: '{text[begin:end].strip()}' belongs to no group; write {FORM}")
     name = header[1].lower()
-    if name not in NAMES:
-        raise ConfigError(f"{where}: group '{header[1]}' is unknown; name it one of {', '.join(NAMES)}")
+    role = "valid" if re.match(r"valid(ation)?_", name) else NAMES.get(name)
+    if role is None:
+        raise ConfigError(f"{where}: group '{header[1]}' is unknown; name it one of {', '.join(NAMES)}, valid_SOMETHING")
     entries, at = [], header.end()
     for part in text[header.end():end].split(","):
         inside = at + len(part) - len(part.lstrip())
         entries.append(_entry(part.strip(), where=f"{path}:{_line(text, min(inside, end - 1))}"))
         at += len(part) + 1
-    return Group(NAMES[name], where, entries)
+    return Group(role, header[1], where, entries)
 
 
 def _entry(text: str, *, where: str) -> str:
@@ -104,7 +111,7 @@ def _entry(text: str, *, where: str) -> str:
         entry = parse_entry(" ".join(words))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if entry.prefix != words[2]:
+    if entry.prefix != words[2] or entry.tag:
         raise ConfigError(f"{where}: '{text}': '{words[0]}' must be a number and '{words[1]}' two with a colon between them, "
                           "as in '0.7 0:0.95 PREFIX'")
     return " ".join(words)

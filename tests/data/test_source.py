@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from megatron_ft.data.loader import Loader
 from megatron_ft.data.selection import Selection
-from megatron_ft.data.source import Entry, open_views, parse_entry, range_of
+from megatron_ft.data.source import Entry, open_views, parse_entry, range_of, tags_of
 from megatron_ft.errors import ConfigError, DataError
 from tests.data.small_datasets import random_documents, write_dataset
 
@@ -23,7 +23,9 @@ def mix(tmp_path):
 @pytest.mark.parametrize(("text", "entry"), [
     ("data/mix", Entry("data/mix")), ("0:0.95 data/mix", Entry("data/mix", 0, 0.95)), ("1 mix", Entry("mix", weight=1)),
     ("1.0 0.5:1 a folder/mix", Entry("a folder/mix", 0.5, 1, 1.0)), ("  0.25:.5   7b  ", Entry("7b", 0.25, 0.5)),
-    ("7e-1 mix", Entry("mix", weight=0.7))])
+    ("7e-1 mix", Entry("mix", weight=0.7)), ("code= mix", Entry("mix", tag="code")),
+    ("c++-2.0= 0.5:1 lr=3/mix", Entry("lr=3/mix", 0.5, 1, tag="c++-2.0")), ("lr=3/mix", Entry("lr=3/mix")),
+    ("lr=3", Entry("lr=3")), ("./lr= 3/mix", Entry("./lr= 3/mix")), ("0:1 lr= 3", Entry("lr= 3", 0, 1))])
 def test_entries_are_read(text, entry):
     assert parse_entry(text) == entry
 
@@ -45,6 +47,22 @@ def test_bad_entries_are_refused(text, message):
 def test_weights_of_only_some_entries_and_of_validation_are_refused(mix, train, valid, message):
     with pytest.raises(ConfigError, match=message):
         open_views([text.format(mix) for text in train], [text.format(mix) for text in valid])
+
+
+@pytest.mark.parametrize(("texts", "tags"), [
+    (["a/mix"], ["mix"]), (["a/mix", "a/chat"], ["mix", "chat"]), (["a/mix", "b/mix"], ["a/mix", "b/mix"]),
+    (["code= a/mix", "b/mix"], ["code", "mix"]), (["mix= a/code", "b/mix"], ["mix", "b/mix"]),
+    (["x= a/mix", "x= b/mix"], ["x", "x"]), (["mix", "a/mix"], ["mix", "a/mix"]), (["/a/b", "/c/a/b"], ["/a/b", "c/a/b"]),
+    (["0:0.5 mix", "0.5:1 mix"], ["mix 0:0.5", "mix 0.5:1"])])
+def test_every_validation_entry_has_a_tag_of_its_own_unless_told(texts, tags):
+    assert tags_of([parse_entry(text) for text in texts]) == tags
+
+
+def test_a_tag_on_training_data_and_one_without_its_space_are_refused(mix):
+    with pytest.raises(ConfigError, match=r"data.train: 'code= 0:1 .*mix' has the tag code, which names a validation loss"):
+        open_views([f"code= {mix}"])
+    with pytest.raises(DataError, match="'code=0.5:1 mix': there is no such dataset; .* a space after it: 'code= 0.5:1 mix'"):
+        open_views([f"0:0.5 {mix}"], ["code=0.5:1 mix"])
 
 
 @given(documents=st.integers(1, 10**7), cuts=st.lists(st.floats(0.0, 1.0), max_size=5))

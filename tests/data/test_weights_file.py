@@ -31,7 +31,8 @@ def test_octopacks_own_two_files(read):
     train = '"train: 1.0 0:0.950 /gpfs/finetune/train_bigcode"\n'
     for name, end in (("valid", ""), ("validation", "\n")):
         valid = f'"{name}: 1.0 0.950:1 /gpfs/finetune/train_bigcode"{end}'
-        assert read(train, valid) == (["1.0 0:0.950 /gpfs/finetune/train_bigcode"], ["0.950:1 /gpfs/finetune/train_bigcode"])
+        assert read(train, valid) == (
+            ["1.0 0:0.950 /gpfs/finetune/train_bigcode"], [f"{name}= 0.950:1 /gpfs/finetune/train_bigcode"])
 
 
 @pytest.mark.parametrize("text", [
@@ -44,7 +45,16 @@ def test_octopacks_own_two_files(read):
     'Train:0.7 0:0.95 a,0.3 0:1 b\r\n"VALID:1 0.95:1 a"\r\n',
     '"train: 0.7 0:0.95 a,\n 0.3 0:1 b\n"\n\n   "valid: 1\t0.95:1  a"'])
 def test_quoted_or_not_on_one_line_or_several(read, text):
-    assert read(text) == (["0.7 0:0.95 a", "0.3 0:1 b"], ["0.95:1 a"])
+    train, valid = read(text)
+    assert (train, [entry.partition("= ")[2] for entry in valid]) == (["0.7 0:0.95 a", "0.3 0:1 b"], ["0.95:1 a"])
+
+
+def test_validation_groups_name_their_losses(read):
+    """Several groups, as Megatron's --valid-weighted-split-paths takes them; the datasets of one count in one loss."""
+    _, valid = read("train: 1 0:0.9 a\nvalid_code: 1 0.9:1 a, 2 0:1 b", '"Validation_chat: 1 0:1 c"')
+    assert valid == ["valid_code= 0.9:1 a", "valid_code= 0:1 b", "Validation_chat= 0:1 c"]
+    with pytest.raises(ConfigError, match="a.txt:3: is a second valid_code group"):
+        read("train: 1 0:0.9 a\nvalid_code: 1 0.9:1 a\nVALID_code: 1 0:1 b")
 
 
 def test_numbers_stay_as_they_are_written(read):
@@ -63,13 +73,14 @@ def test_what_is_not_used_is_said(read, messages):
     ("train: 1 0:1 a,\n\n  0.3 b", r"a.txt:3: '0.3 b' is not WEIGHT START:END PREFIX"),
     ("train: 1 0:1 a,\n 0.3 0:1 b,\n", r"a.txt:2: '' is not WEIGHT"), ("train:", "a.txt:1: '' is not WEIGHT"),
     ("train: 1 0:1 my data/mix", "a.txt:1: '1 0:1 my data/mix' is not WEIGHT"),
+    ("train: a= 0:1 b", "a.txt:1: 'a= 0:1 b': 'a=' must be a number"),
     ("train: a 0:1 b", "a.txt:1: 'a 0:1 b': 'a' must be a number and '0:1' two with a colon between them"),
     ("train: 1 0:x b", "a.txt:1: '1 0:x b': '1' must be a number and '0:x' two with"),
     ("\ntrain: 1 0:1 a, -1 0:0.95 b", "a.txt:2: data: '-1 0:0.95 b' has weight -1"),
     ("train: 1 0.9:0.1 a", "a.txt:1: data: '1 0.9:0.1 a': the range must be 0 <= START < END <= 1, found 0.9:0.1"),
     ("\n\n1.0 0:1 a", "a.txt:3: '1.0 0:1 a' belongs to no group; write NAME: WEIGHT START:END PREFIX"),
     ('"1.0 0:1 a"', "a.txt:1: '1.0 0:1 a' belongs to no group"),
-    ("train: 1 0:1 a\nCOMMITS: 1 0:1 b", "a.txt:2: group 'COMMITS' is unknown; name it one of train, valid, validation, test"),
+    ("train: 1 0:1 a\nCOMMITS: 1 0:1 b", "a.txt:2: group 'COMMITS' is unknown; name it one of train, valid, .*, valid_S"),
     ("train: 1 0:1 a\ntrain: 1 0:1 b", "a.txt:2: is a second train group, the first is in .*a.txt:1; write one group"),
     ('\n"train: 1 0:1 a\n', "a.txt:2: a quote is opened and never closed"),
     ("valid: 1 0:1 a", "data.weights_files: no train group in .*a.txt"), ("", "no train group"), ("# train: 1 0:1 a", "group")])
