@@ -36,7 +36,7 @@ class Architecture:
     tied_head: bool
     """The output layer is the word embedding."""
     position_embedding: Literal["learned", "rope"]
-    rope: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rope: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """For rope: {"theta": float, "type": "default"|"linear"|"llama3", ...its numbers as Hugging Face names them}."""
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
