@@ -110,6 +110,16 @@ def _even(layers: int, pp: int, virtual: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def padded_vocabulary(vocabulary: int, *, multiple: int, tp: int) -> int:
+    """The vocabulary rounded up to a multiple of multiple * tp, so that every tp rank holds as many rows.
+
+    >>> padded_vocabulary(49152, multiple=128, tp=4), padded_vocabulary(32001, multiple=128, tp=2)
+    (49152, 32256)
+    """
+    unit = multiple * tp
+    return -(-vocabulary // unit) * unit
+
+
 def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int,
          rows_of_first: Callable[[float], float] | None = None) -> Plan:
     """The plan; ConfigError when the layout, the batch or the model cannot be split as asked.
