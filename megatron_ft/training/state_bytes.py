@@ -1,0 +1,204 @@
+"""Bytes of weights, gradients and optimizer state on each GPU: exactly what megatron-core 0.16.1 allocates. Torch-free.
+
+A pipeline stage holds `virtual_stages` pieces of the model (megatron-core's chunks). The trained parameters of a piece share
+one gradient buffer; with the distributed optimizer their weights share one too, both padded, and each data-parallel rank keeps
+the fp32 weights and moments of its slice of every bucket (megatron/core/distributed/param_and_grad_buffer.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from megatron_ft.config import Config, Lora, Model, Parallel
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.training import flops
+from megatron_ft.training.plan import padded_vocabulary, stage_layers
+
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+FLOAT = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter of a piece, as a tensor-parallel rank holds it."""
+
+    name: str
+    elements: int
+    trained: bool = True
+    shared: bool = False
+    """Tied embedding under pipeline parallelism: on the first and on the last stage, in a bucket of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A run of layers on one pipeline stage, with the embedding before or the head after it."""
+
+    layers: int
+    first: bool
+    last: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class StateBytes:
+    """Of one GPU; of the data-parallel rank that has most, where they differ."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    trained_elements: int
+    """Parameters of this GPU that are trained, without padding."""
+    buffer_elements: int
+    """The same with the padding of the gradient buffers."""
+    frozen_elements: int
+    optimizer_elements: int
+    """Parameters whose optimizer state this GPU keeps."""
+
+
+def pieces_of_stage(architecture: Architecture, parallel: Parallel, stage: int) -> list[Piece]:
+    """What pipeline stage `stage` holds, in the model's order."""
+    layers = stage_layers(architecture.layers, parallel)
+    return [Piece(layers[number], first=number == 0, last=number == len(layers) - 1)
+            for number in range(stage, len(layers), parallel.pp)]
+
+
+def state_bytes(config: Config, architecture: Architecture, *, stage: int, dp: int, dp_rank: int | None = None) -> StateBytes:
+    """Weights, gradients and optimizer state of a GPU of pipeline stage `stage`.
+
+    Args:
+        dp_rank: which data-parallel rank; None: the one with the most optimizer state.
+    """
+    parallel = config.parallel
+    weight_bytes = BYTES[config.model.precision]
+    distributed = parallel.distributed_optimizer
+    weights = gradients = trained = padded = frozen = 0
+    owned = np.zeros(dp, dtype=np.int64)
+    for number, piece in enumerate(pieces_of_stage(architecture, parallel, stage)):
+        # Only the first stage's first piece is cut into buckets, and only when they are sent during the backward pass.
+        bucket = max(40_000_000, 1_000_000 * dp) if parallel.overlap_grad_reduce and stage == 0 and number == 0 else None
+        of_piece, unchanged = _sizes(architecture, config.model, parallel.tp, parallel.pp, config.lora, piece)
+        buffer = _buffer(of_piece, dp=dp, distributed=distributed, bucket=bucket)
+        stored = buffer.elements if distributed else buffer.parameters
+        weights += weight_bytes * (stored + unchanged)
+        gradients += FLOAT * buffer.elements
+        trained, padded, frozen = trained + buffer.parameters, padded + buffer.elements, frozen + unchanged
+        owned += buffer.owned if distributed else buffer.parameters
+    kept = int(owned.max() if dp_rank is None else owned[dp_rank])
+    return StateBytes(weights, gradients, kept * optimizer_bytes_per_weight(config), trained, padded, frozen, kept)
+
+
+def optimizer_bytes_per_weight(config: Config) -> int:
+    """fp32 moments, and the fp32 weight where the model's own is shorter.
+
+    >>> from megatron_ft.config import parse
+    >>> base = {"run": {"dir": "r", "steps": 1}, "load": {"from": "b"}, "data": {"train": ["d"]}}
+    >>> optimizer_bytes_per_weight(parse(base)), optimizer_bytes_per_weight(parse({**base, "model": {"precision": "fp32"}}))
+    (12, 8)
+    """
+    moments = 2 if config.optim.optimizer != "sgd" else int(config.optim.momentum > 0)
+    return FLOAT * (moments + (config.model.precision != "fp32"))
+
+
+def parameters_of_piece(architecture: Architecture, *, model: Model, tp: int, pp: int, lora: Lora,
+                        piece: Piece) -> list[Parameter]:
+    """Every parameter of a piece on one tensor-parallel rank, in megatron-core's order."""
+    a, base = architecture, lora.rank == 0
+    vocabulary = padded_vocabulary(a.vocabulary, multiple=model.vocabulary_multiple, tp=tp) // tp
+    found = []
+    if piece.first:
+        found.append(Parameter("embedding.word_embeddings", vocabulary * a.hidden, base, a.tied_head and pp > 1))
+        if a.position_embedding == "learned":
+            found.append(Parameter("embedding.position_embeddings", a.positions * a.hidden, base))
+    for number in range(piece.layers):
+        found += [dataclasses.replace(one, name=f"layers.{number}.{one.name}") for one in _layer(a, tp, lora)]
+    if piece.last:
+        found += _norm("final_layernorm", a, base)
+        if not a.tied_head or pp > 1:
+            found.append(Parameter("output_layer", vocabulary * a.hidden, base, a.tied_head))
+    return found
+
+
+def _layer(a: Architecture, tp: int, lora: Lora) -> list[Parameter]:
+    return [*_norm("input_layernorm", a, lora.rank == 0),
+            *_linear("proj", a, tp, lora, a.linear_bias), *_linear("qkv", a, tp, lora, a.linear_bias or a.qkv_bias),
+            *_norm("pre_mlp_layernorm", a, lora.rank == 0),
+            *_linear("fc1", a, tp, lora, a.linear_bias), *_linear("fc2", a, tp, lora, a.linear_bias)]
+
+
+def _norm(name: str, a: Architecture, trained: bool) -> list[Parameter]:
+    parts = ("weight", "bias") if a.norm == "layernorm" else ("weight",)
+    return [Parameter(f"{name}.{part}", a.hidden, trained) for part in parts]
+
+
+def _linear(name: str, a: Architecture, tp: int, lora: Lora, bias: bool) -> list[Parameter]:
+    """qkv and fc1 are cut along their outputs, with their bias; proj and fc2 along their inputs, their bias is whole."""
+    inputs, outputs = flops.linears(a)[name]
+    by_outputs = name in ("qkv", "fc1")
+    found = [Parameter(f"{name}.weight", inputs * outputs // tp, lora.rank == 0)]
+    if bias:
+        found.append(Parameter(f"{name}.bias", outputs // tp if by_outputs else outputs, lora.rank == 0))
+    if lora.rank and name in lora.linears:
+        found.append(Parameter(f"{name}.adapter_in", lora.rank * (inputs if by_outputs else inputs // tp)))
+        found.append(Parameter(f"{name}.adapter_out", lora.rank * (outputs // tp if by_outputs else outputs)))
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _sizes(architecture: Architecture, model: Model, tp: int, pp: int, lora: Lora,
+           piece: Piece) -> tuple[tuple[tuple[int, bool], ...], int]:
+    """(elements, shared) of each trained parameter in megatron-core's order, and the elements of the frozen ones."""
+    parameters = parameters_of_piece(architecture, model=model, tp=tp, pp=pp, lora=lora, piece=piece)
+    return (tuple((one.elements, one.shared) for one in parameters if one.trained),
+            sum(one.elements for one in parameters if not one.trained))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Buffer:
+    parameters: int
+    elements: int
+    owned: np.ndarray
+    """int64 [dp]: elements of parameters in each data-parallel rank's slices."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _buffer(parameters: tuple[tuple[int, bool], ...], *, dp: int, distributed: bool, bucket: int | None) -> _Buffer:
+    """megatron-core's _ParamAndGradBuffer: parameters from the last to the first, padding only for the distributed optimizer.
+
+    A parameter begins at a multiple of 64 elements, a bucket ends at one of 128 and of dp.
+    """
+    total = sum(elements for elements, _ in parameters)
+    if not distributed:
+        return _Buffer(total, total, np.full(dp, total, dtype=np.int64))
+    unit = math.lcm(dp, 128)
+    starts, ends, bucket_ends, bucket_start, at = [], [], [], 0, 0
+    for elements, shared in reversed(parameters):
+        at = -(-at // 64) * 64
+        if shared and at > bucket_start:
+            at = -(-at // unit) * unit
+            bucket_ends.append(at)
+            bucket_start = at
+        starts.append(at)
+        at += elements
+        ends.append(at)
+        if shared or (bucket is not None and at - bucket_start >= bucket):
+            at = -(-at // unit) * unit
+            bucket_ends.append(at)
+            bucket_start = at
+    if at > bucket_start:
+        at = -(-at // unit) * unit
+        bucket_ends.append(at)
+    return _Buffer(total, at, _owned(np.array(starts), np.array(ends), np.array([0, *bucket_ends]), dp))
+
+
+def _owned(starts: np.ndarray, ends: np.ndarray, buckets: np.ndarray, dp: int) -> np.ndarray:
+    """Elements of parameters in the slices of each of dp ranks, one equal slice of each bucket; int64 [dp]."""
+    lengths = np.diff(buckets) // dp
+    cuts = buckets[:-1, None] + lengths[:, None] * np.arange(dp + 1)  # [buckets, dp + 1]
+    whole = np.concatenate([[0], np.cumsum(ends - starts)])
+    number = np.searchsorted(starts, cuts, side="right")  # parameters that begin at or before the cut
+    beyond = np.where(number > 0, np.maximum(ends[np.maximum(number, 1) - 1] - cuts, 0), 0)
+    before = whole[number] - beyond
+    return np.diff(before, axis=1).sum(axis=0)
