@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from megatron_ft import cli, families, log
-from megatron_ft.conversion import dtypes, hf_files
 from megatron_ft.conversion.torch_dist import TorchDistWriter
-from megatron_ft.errors import CheckpointError
 from megatron_ft.families import rules
-from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE
-from megatron_ft.runtime import checkpoint_layout
+from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files
 
 _COMMON = {"checkpoint_version": 3.0, "iteration": 0}
 """What Megatron-LM's loader looks for in common.pt."""
@@ -42,7 +39,7 @@ def convert(hf: str | Path, output: str | Path, *, dtype: str = dtypes.KEEP) -> 
     table = families.get(architecture.family).RULES
     source = hf_files.open_weights(hf)
     rules.check_hf_tensors(table, architecture, source.shapes, where=str(hf))
-    _check_copies(source, table, architecture, where=str(hf))
+    hf_files.check_copies(source, table, architecture, where=str(hf))
     weights = rules.weights(table, architecture)
     read = {name: source.dtypes[name] for weight in weights for name, _ in weight.hf}
     target = dtypes.target_dtype(dtype, read, where=str(hf))
@@ -58,14 +55,6 @@ def convert(hf: str | Path, output: str | Path, *, dtype: str = dtypes.KEEP) -> 
     log.get().info("%s: %s with %s parameters in %s, for any TP x PP", output, architecture.family,
                    f"{architecture.parameters:,}", dtypes.NAMES[target])
     return output
-
-
-def _check_copies(source: hf_files.Weights, table: rules.Table, architecture: Architecture, *, where: str) -> None:
-    """Some files hold a tied head a second time; one that differs means that the config is wrong about tying."""
-    for copy, original in rules.ignored(table, architecture).items():
-        if original and copy in source.shapes and not torch.equal(source.read(copy), source.read(original)):
-            raise CheckpointError(f"{where}: {copy} differs from {original}, but config.json ties them "
-                                  "(tie_word_embeddings is true); set it to false there if the head was trained apart")
 
 
 def _write(weights: list[rules.Weight], source: hf_files.Weights, dtype: torch.dtype, folder: Path) -> dict[str, str]:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from megatron_ft import cli, families, log
-from megatron_ft.conversion import dtypes, hf_files
 from megatron_ft.conversion.torch_dist import TorchDistReader
 from megatron_ft.errors import CheckpointError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE, read_config
-from megatron_ft.runtime import checkpoint_layout
+from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files
 
 DEFAULT_SHARD_SIZE = "5GB"
 

@@ -7,9 +7,7 @@ What is in such a folder (megatron-core 0.16, torch.distributed.checkpoint "1.0.
     common.pt        torch.save of a dict: whatever is the same on all ranks
     metadata.json    the format's name; written last
 
-The layers of a model are one tensor per key, stacked along a new first axis: layer 3's `decoder.layers.3.mlp.X` is
-`decoder.layers.mlp.X`[3]. The norms have the keys that transformer-engine's fused layers give them, so that the local
-and the transformer-engine layer spec read each other's checkpoints. A gated MLP's linear_fc1 is [gate; up] as a whole.
+The keys are those of runtime/stored_names.py. A gated MLP's linear_fc1 is [gate; up] as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import json
 import math
 import os
 import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +36,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from megatron_ft.conversion.dcp_metadata import METADATA_FILE, read_metadata
 from megatron_ft.errors import CheckpointError
+from megatron_ft.runtime.stored_names import stored_key
 
 Shape = tuple[int, ...]
 
@@ -46,33 +44,8 @@ COMMON_FILE, FORMAT_FILE = "common.pt", "metadata.json"
 _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
            "common_backend": "torch", "common_backend_version": 1}
 _LARGEST_FILE_BYTES = 4 * 2**30
-_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
-_SHARED_KEYS = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"}
-"""megatron-core: gpt_layer_specs.get_gpt_layer_local_spec, sharded_state_dict_keys_map."""
 _LINEARS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 _MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.")
-
-
-def stored_key(name: str) -> tuple[str, int | None]:
-    """The key of a parameter in a torch_dist folder, and its place on the key's layer axis.
-
-    >>> stored_key("decoder.layers.3.input_layernorm.weight")
-    ('decoder.layers.self_attention.linear_qkv.layer_norm_weight', 3)
-    >>> stored_key("output_layer.weight")
-    ('output_layer.weight', None)
-    """
-    match = _LAYER.fullmatch(name)
-    if not match:
-        return name, None
-    return f"decoder.layers.{_shared(match.group(2))}", int(match.group(1))
-
-
-def _shared(rest: str) -> str:
-    for local, fused in _SHARED_KEYS.items():
-        if rest.startswith(local):
-            return fused + rest.removeprefix(local)
-    return rest
 
 
 def extra_state_keys(layers: int) -> Iterator[str]:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_ft import families, log
-from megatron_ft.conversion import hf_files
 from megatron_ft.conversion.megatron_to_hf import require_same_architecture
 from megatron_ft.errors import ConfigError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.runtime import checkpoint_layout, device
+from megatron_ft.runtime import checkpoint_layout, device, hf_files
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ft.conversion import dcp_metadata, hf_files, hf_to_megatron, megatron_to_hf
+from megatron_ft.conversion import dcp_metadata, hf_to_megatron, megatron_to_hf
 from megatron_ft.conversion.torch_dist import TorchDistWriter
 from megatron_ft.errors import CheckpointError, ConfigError
+from megatron_ft.runtime import hf_files
 from tests.small_models import make_hf_model
 
 

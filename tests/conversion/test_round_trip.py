@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ft.conversion import hf_files, hf_to_megatron, megatron_to_hf
-from megatron_ft.runtime import checkpoint_layout
+from megatron_ft.conversion import hf_to_megatron, megatron_to_hf
+from megatron_ft.runtime import checkpoint_layout, hf_files
 from tests.small_models import VARIANTS, make_hf_model
 
 

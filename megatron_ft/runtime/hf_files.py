@@ -13,8 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megatron_ft.conversion.safetensors_stream import Entry, SafetensorsWriter, read_header, read_tensor
 from megatron_ft.errors import CheckpointError, ConfigError
+from megatron_ft.families import rules
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime.safetensors_stream import Entry, SafetensorsWriter, read_header, read_tensor
 
 COMPANION_PATTERNS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
                       "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template*")
@@ -108,6 +110,14 @@ def _files_of_index(index: Path) -> list[Path]:
     if missing:
         raise CheckpointError(f"{index}: names {', '.join(missing)}, not found beside it; copy the missing files")
     return [index.parent / name for name in names]
+
+
+def check_copies(source: Weights, table: rules.Table, architecture: Architecture, *, where: str) -> None:
+    """Some files hold a tied head a second time; one that differs means that the config is wrong about tying."""
+    for copy, original in rules.ignored(table, architecture).items():
+        if original and copy in source.shapes and not torch.equal(source.read(copy), source.read(original)):
+            raise CheckpointError(f"{where}: {copy} differs from {original}, but config.json ties them "
+                                  "(tie_word_embeddings is true); set it to false there if the head was trained apart")
 
 
 def copy_companions(source: str | Path, target: str | Path) -> list[str]:

@@ -16,8 +16,8 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from megatron_ft.conversion.dtypes import SAFETENSORS, SAFETENSORS_NAMES
 from megatron_ft.errors import CheckpointError
+from megatron_ft.runtime.dtypes import SAFETENSORS, SAFETENSORS_NAMES
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
