@@ -19,7 +19,7 @@ from megatron_ft import log
 from megatron_ft.data import pack_cache
 from megatron_ft.data.epochs import Epochs
 from megatron_ft.data.pack import Packing
-from megatron_ft.data.selection import OnLong, OnUnsupervised, Selection
+from megatron_ft.data.selection import LossOn, OnLong, OnUnsupervised, Selection
 from megatron_ft.data.source import View
 from megatron_ft.errors import ConfigError
 
@@ -155,7 +155,7 @@ class Loader:
 
     def __init__(self, views: Sequence[View], *, row_tokens: int, rows_per_step: int, rows_per_micro_batch: int = 1,
                  dp_rank: int = 0, dp_size: int = 1, seed: int = 0, position: int = 0, on_long: OnLong = "stop",
-                 on_unsupervised: OnUnsupervised = "drop", weighting: Weighting = "token",
+                 on_unsupervised: OnUnsupervised = "drop", loss_on: LossOn = "answers", weighting: Weighting = "token",
                  cache_dir: str = "") -> None:
         """Pack the views' documents.
 
@@ -163,7 +163,8 @@ class Loader:
             position: rows consumed so far over all ranks; as read from `position` when a checkpoint was written.
             cache_dir: folder where large packings are kept; empty: one beside the first view's dataset.
         """
-        self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised)
+        self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised,
+                                   loss_on=loss_on)
         self.epochs = Epochs(self.selection, seed=seed, cache=cache_folder(views, cache_dir))
         self.position = position
         self.seed = seed
@@ -210,9 +211,10 @@ class ValidationLoader:
 
     def __init__(self, views: Sequence[View], *, row_tokens: int, rows_per_step: int, rows_per_micro_batch: int = 1,
                  dp_rank: int = 0, dp_size: int = 1, on_long: OnLong = "stop",
-                 on_unsupervised: OnUnsupervised = "drop", weighting: Weighting = "token",
+                 on_unsupervised: OnUnsupervised = "drop", loss_on: LossOn = "answers", weighting: Weighting = "token",
                  cache_dir: str = "") -> None:
-        self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised)
+        self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised,
+                                   loss_on=loss_on)
         self.packing = Packing(self.selection.positions, row_tokens, cache=cache_folder(views, cache_dir))
         self.weighting: Weighting = weighting
         self._share = Share(rows_per_step, rows_per_micro_batch, dp_rank, dp_size)

@@ -15,21 +15,26 @@ from megatron_ft.errors import DataError
 
 OnLong = Literal["stop", "drop", "truncate"]
 OnUnsupervised = Literal["stop", "drop"]
+LossOn = Literal["answers", "all"]
 
 
 class Selection:
     """The documents of some views that can be trained on in rows of a given size, numbered 0..documents-1."""
 
     def __init__(self, views: Sequence[View], *, row_tokens: int, on_long: OnLong = "stop",
-                 on_unsupervised: OnUnsupervised = "drop") -> None:
+                 on_unsupervised: OnUnsupervised = "drop", loss_on: LossOn = "answers") -> None:
         """Apply the rules to documents of more than `row_tokens` + 1 tokens and to those without a supervised token.
 
         A document that is cut keeps its first `row_tokens` + 1 tokens. DataError where a rule is "stop".
+
+        Args:
+            loss_on: all supervises every token, whatever the datasets say; the first of a document is predicted by nothing.
         """
         if not views:
             raise DataError("data: no dataset is named; give at least one entry such as '0:0.95 data/mix'")
         self.views = list(views)
         self.row_tokens = row_tokens
+        self.loss_on = loss_on
         self.counts: Counter[str] = Counter()
         """How many documents are "truncated", "dropped: too long", "dropped: no supervised token"."""
         kept = [self._fitting(view, on_long, on_unsupervised) for view in self.views]
@@ -54,7 +59,7 @@ class Selection:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the documents, their order and how they are cut."""
+        """Changes with the documents, their order and how they are cut; not with what of them is supervised."""
         datasets = [view.dataset.hashes for view in self.views]
         digest = hashlib.sha256(repr(datasets).encode())
         digest.update(np.stack([self._view, self._number, self.positions]).astype(np.int64).tobytes())
@@ -63,6 +68,8 @@ class Selection:
     def document(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids, int32 [n], and which are supervised, bool [n], cut to what fits into a row."""
         ids, supervised = self.views[self._view[index]].dataset.document(self._number[index])
+        if self.loss_on == "all":
+            supervised = np.ones(len(ids), dtype=bool)
         return ids[:self.row_tokens + 1], supervised[:self.row_tokens + 1]
 
     def identity(self, index: int) -> tuple[str, int]:
@@ -73,9 +80,11 @@ class Selection:
         """The numbers of a view's documents that stay, int64."""
         numbers = np.arange(view.first, view.last)
         numbers = self._apply_long_rule(view, numbers, on_long)
-        answers = view.dataset.supervised[numbers].copy()
-        for at in np.flatnonzero(view.dataset.lengths[numbers] > self.row_tokens + 1):  # what a cut leaves of answers
-            answers[at] = view.dataset.document(numbers[at])[1][1:self.row_tokens + 1].sum()
+        lengths = view.dataset.lengths[numbers]
+        answers = lengths - 1 if self.loss_on == "all" else view.dataset.supervised[numbers].copy()
+        if self.loss_on == "answers":
+            for at in np.flatnonzero(lengths > self.row_tokens + 1):  # what a cut leaves of answers
+                answers[at] = view.dataset.document(numbers[at])[1][1:self.row_tokens + 1].sum()
         mute = numbers[answers == 0]
         if len(mute) and on_unsupervised == "stop":
             raise DataError(f"data: {len(mute)} documents of '{view.entry}' have no supervised token among their first "

@@ -53,7 +53,8 @@ def prepare(config: Config, process: Process) -> Setup:
     dp_rank = process.rank // config.parallel.tp % dp  # megatron-core's order of ranks: tp, then dp, then pp
     share = {"row_tokens": config.data.row_tokens, "rows_per_step": config.data.rows_per_step,
              "rows_per_micro_batch": config.data.rows_per_micro_batch, "dp_rank": dp_rank, "dp_size": dp,
-             "on_long": config.data.long_documents, "weighting": config.loss.weighting, "cache_dir": config.data.cache_dir}
+             "on_long": config.data.long_documents, "loss_on": config.loss.on, "weighting": config.loss.weighting,
+             "cache_dir": config.data.cache_dir}
     loader = Loader(train_views, seed=config.run.seed, **share)
     valid = ValidationLoader(valid_views, **share) if valid_views else None
     for selection in [loader.selection] + ([valid.selection] if valid else []):

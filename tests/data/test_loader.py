@@ -5,8 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from megatron_ft.data.loader import Batch, Loader, ValidationLoader
+from megatron_ft.data.selection import Selection
 from megatron_ft.data.source import open_views
 from megatron_ft.errors import ConfigError, DataError
 from tests.data.small_datasets import END_OF_TEXT, random_documents, write_dataset
@@ -72,6 +75,61 @@ def test_answers_of_neighbouring_documents_are_two_targets(tmp_path):
     batch = one_row(tmp_path, [[([1, 2, 3, 0], True)], [([4, 5, 0], True)]], weighting="target")
     assert batch.targets == 2
     assert batch.weight[0].tolist() == pytest.approx([1 / 3] * 3 + [1 / 2] * 2 + [0] * 5)
+
+
+def test_loss_on_all_supervises_every_label_whatever_the_segments_say(tmp_path):
+    documents = [[([5, 6], False), ([7, 8, 0], True), ([1], False)], [([9, 4], False)]]
+    batch = one_row(tmp_path, documents, loss_on="all")
+    tokens, labels, mask, _ = flat(batch)
+    assert tokens == [5, 6, 7, 8, 0, 9, 0, 0, 0, 0]
+    assert labels == [6, 7, 8, 0, 1, 4, 0, 0, 0, 0]
+    assert mask == batch.weight[0].tolist() == [1] * 6 + [0] * 4
+    assert (batch.supervised, batch.documents) == (6, 2)
+
+
+MUTE = [[([5, 6, 7], False)], [([9], False), ([4, 0], True)], [([3], True)], [([1] * 20, False), ([2] * 9, True)]]
+"""Documents of which the first has no answer, the third nothing to predict, and the last no answer within a row of 10."""
+
+
+def test_with_loss_on_all_a_document_without_an_answer_is_read_and_one_of_a_single_token_is_not(tmp_path):
+    views, _ = open_views([str(write_dataset(tmp_path / "one", MUTE))])
+    options = {"row_tokens": 10, "on_long": "truncate"}
+    answers, everything = (Selection(views, loss_on=what, **options) for what in ("answers", "all"))
+    assert [everything.identity(index)[1] for index in range(everything.documents)] == [0, 1, 3]
+    assert everything.counts == {"truncated": 1, "dropped: no supervised token": 1}
+    assert [answers.identity(index)[1] for index in range(answers.documents)] == [1]
+    with pytest.raises(DataError, match=r"1 documents .* have no supervised token .* \(the first is document 2\)"):
+        Selection(views, loss_on="all", on_unsupervised="stop", **options)
+    (step,) = ValidationLoader(views, rows_per_step=2, loss_on="all", **options)
+    assert sum(batch.supervised for batch in step) == 2 + 2 + 10
+
+
+def test_what_is_supervised_changes_the_order_of_rows_only_if_it_changes_the_documents(views, tmp_path):
+    options = {"row_tokens": ROW, "rows_per_step": 4, "seed": 3}
+    answers, everything = (Loader(views, loss_on=what, **options) for what in ("answers", "all"))
+    assert answers.fingerprint == everything.fingerprint
+    assert rows_of(next(answers)) == rows_of(next(everything))
+    mute, _ = open_views([str(write_dataset(tmp_path / "mute", MUTE))])
+    assert Loader(mute, **options).fingerprint != Loader(mute, loss_on="all", **options).fingerprint
+
+
+def test_loss_on_all_is_the_loss_of_transformers_on_its_input_ids(views):
+    config = GPTBigCodeConfig(vocab_size=128, n_positions=ROW, n_embd=12, n_layer=1, n_head=3, n_inner=20)
+    torch.manual_seed(0)
+    model = GPTBigCodeForCausalLM(config).eval()
+    batches = [batch for step in ValidationLoader(views, row_tokens=ROW, rows_per_step=8, loss_on="all") for batch in step]
+    with torch.no_grad():
+        theirs = sum(float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1) for ids in (
+            torch.from_numpy(views[0].dataset.document(number)[0].astype(np.int64))[None] for number in range(97)))
+        ours = sum(float((batch.weight * cross_entropy(alone_logits(model, batch), batch.labels[0], reduction="none")).sum())
+                   for batch in batches)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert sum(batch.supervised for batch in batches) == views[0].dataset.lengths.sum() - 97
+
+
+def alone_logits(model, batch: Batch) -> torch.Tensor:
+    """Logits [m*T, vocabulary] of each of a batch's documents as if it were alone."""
+    return torch.cat([model(input_ids=part).logits[0] for part in batch.tokens.split(batch.cu_seqlens.diff().tolist(), dim=1)])
 
 
 def test_a_row_without_room_has_no_padding_document(tmp_path):

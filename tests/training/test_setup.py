@@ -181,6 +181,16 @@ def test_the_command_prints_its_plan_and_ends_with_zero(settings, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
+def test_loss_on_decides_what_is_supervised_in_training_and_in_validation(settings, dataset):
+    lengths, supervised = (getattr(open_dataset(dataset), column)[:180].sum() for column in ("lengths", "supervised"))
+    for wanted, expected in (("answers", supervised), ("all", lengths - 180)):
+        run = prepared({**settings, "loss": {"on": wanted}})
+        steps = -(-run.loader.rows_per_epoch // run.plan.rows_per_step)
+        found = [batch for _ in range(steps) for batch in next(run.loader)][:run.loader.rows_per_epoch]
+        assert sum(batch.supervised for batch in found) == expected
+        assert run.valid.selection.loss_on == wanted
+
+
 def test_the_commands_errors_are_one_line_and_exit_code_two(settings, tmp_path):
     ended = subprocess.run(command(settings, tmp_path, "optim.lr=fast"), capture_output=True, text=True)
     assert ended.returncode == 2
