@@ -15,7 +15,9 @@ from megatron_ft.errors import ConfigError, MegatronFTError
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1  # the command ran and its answer is "no" (verify, validate)
+EXIT_FAILED = 1  # a fault of the program or the machine, or of another rank
 EXIT_USER_ERROR = 2
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on where this one ended
 EXIT_INTERRUPTED = 130
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
@@ -30,21 +32,26 @@ def main(command: Callable[[], int | None]) -> None:
     """
     try:
         code = command()
-    except MegatronFTError as error:
-        sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
-        code = EXIT_USER_ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; let the exit flush in peace
         code = EXIT_USER_ERROR
-    except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = outcome(error)
+        if line is None:
             raise
-        sys.stderr.write(f"error: {error}; make room or choose another place, then run the same command again\n")
-        code = EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = EXIT_INTERRUPTED
+        sys.stderr.write(f"{line}\n" if code == EXIT_INTERRUPTED else f"error: {line}\n")
     sys.exit(EXIT_OK if code is None else code)
+
+
+def outcome(error: BaseException) -> tuple[int, str | None]:
+    """The exit code that an error means and the line that says all about it; None where it takes the traceback."""
+    if isinstance(error, MegatronFTError):
+        return EXIT_USER_ERROR, f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return EXIT_USER_ERROR, f"{error}; make room or choose another place, then run the same command again"
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted"
+    return EXIT_FAILED, None
 
 
 def cores() -> int:
