@@ -162,7 +162,7 @@ class Optim(Section):
     """Global gradient norm is cut to this; 0: no clipping."""
     momentum: float = pydantic.Field(0.9, ge=0, lt=1)
     """Momentum of optimizer "sgd"."""
-    initial_loss_scale: float = pydantic.Field(65536.0, gt=0)
+    initial_loss_scale: float = pydantic.Field(4096.0, gt=0)
     """fp16: the loss is multiplied by this at first; halved on overflow, doubled after loss_scale_window steps."""
     loss_scale_window: int = pydantic.Field(1000, ge=1)
     """fp16: steps without overflow before the loss scale is doubled."""
@@ -249,6 +249,9 @@ class Config(Section):
             raise ValueError("parallel.sequence_parallel: true needs parallel.tp > 1, which is 1")
         if self.parallel.virtual_stages > 1 and self.parallel.pp == 1:
             raise ValueError(f"parallel.virtual_stages: {self.parallel.virtual_stages} needs parallel.pp > 1, which is 1")
+        if self.optim.optimizer == "sgd" and self.parallel.distributed_optimizer:
+            raise ValueError("parallel.distributed_optimizer: true, but megatron-core cuts up Adam's state only, and "
+                             "optim.optimizer is 'sgd'; set parallel.distributed_optimizer=false")
         if self.loss.on == "all" and self.loss.weighting == "target":
             raise ValueError("loss.weighting: 'target' weighs answers, but loss.on is 'all', which has none; use 'token'")
         return self

@@ -17,6 +17,7 @@ What it adapts (each entry: what megatron-core does, what happens instead, why t
 | pin_memory=True in torch's factories, Tensor.pin_memory() | left out | pinning speeds up copies to a GPU |
 | Tensor.type() called from megatron.core | "torch.cuda.FloatTensor" for "torch.FloatTensor" | the optimizers compare the name with CUDA's |
 | torch.distributed.barrier(device_ids=...) | without device_ids | gloo refuses it |
+| p2p_communication._p2p_ops sends tensors that the interleaved schedule frees before they are sent | copies of them | nccl keeps such a tensor alive, gloo sends whatever is in the memory by then |
 | jit_fuser (torch.compile) on its small fused functions | the functions as they are | the first call would compile C++ for half a minute |
 | clip_grads' norm by torch.norm in fp32 | the same in fp64 | torch's fp32 sum on the CPU is 3e-4 low at 8 million elements, and so differs between layouts |
 | transformer_engine, apex | not importable in this process | their kernels and optimizers take CUDA tensors only |
@@ -73,6 +74,7 @@ def activate() -> None:
     _adapt_cuda_module()
     _adapt_tensors()
     _adapt_collectives()
+    _adapt_messages()
     _adapt_fusion()
     _adapt_generators()
     _adapt_gradient_norm()
@@ -167,6 +169,24 @@ def _adapt_collectives() -> None:
         return barrier(group=group, async_op=async_op)
 
     torch.distributed.barrier = without_device_ids
+
+
+def _adapt_messages() -> None:
+    communication = importlib.import_module("megatron.core.pipeline_parallel.p2p_communication")
+    send_and_receive = communication._p2p_ops
+    in_flight: list[tuple[Any, torch.Tensor]] = []
+
+    @functools.wraps(send_and_receive)
+    def from_copies(**arguments: Any) -> dict[str, Any]:
+        in_flight[:] = [(work, kept) for work, kept in in_flight if not work.is_completed()]
+        for name in ("tensor_send_prev", "tensor_send_next"):
+            if arguments[name] is not None:
+                arguments[name] = arguments[name].detach().clone()
+        works = send_and_receive(**arguments)
+        in_flight.extend((works[name], arguments[f"tensor_{name}"]) for name in ("send_prev", "send_next") if name in works)
+        return works
+
+    communication._p2p_ops = from_copies
 
 
 def _adapt_fusion() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, random
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -19,7 +20,12 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from megatron_ft.runtime.device import Device
 from megatron_ft.training.attention import PackedAttention, flash_available
+from megatron_ft.training.mlp import RecomputableMLP
 from megatron_ft.training.norm import LayerNorm, RMSNorm
+
+if not random.HAVE_TE:
+    # Recomputing norms, megatron-core 0.16.1 takes "no FP8" (False, its default here) for FP8 and calls transformer-engine.
+    random.CheckpointWithoutOutput.__init__ = functools.partialmethod(random.CheckpointWithoutOutput.__init__, fp8=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,8 @@ def _local_layer(norm: type) -> ModuleSpec:
         module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(linear_qkv=ColumnParallelLinear, core_attention=PackedAttention,
                                            linear_proj=RowParallelLinear, q_layernorm=IdentityOp, k_layernorm=IdentityOp))
-    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
+    mlp = ModuleSpec(module=RecomputableMLP,
+                     submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(

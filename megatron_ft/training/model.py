@@ -65,6 +65,7 @@ def transformer_config(architecture: Architecture, model: Model, parallel: Paral
     """The Architecture and this run's layout, precision and recomputation, in megatron-core's words."""
     dtype = DTYPES[model.precision]
     cuda = kernels.device == "cuda"
+    interleaved = parallel.virtual_stages > 1
 
     def or_base(value: float | None, base: float) -> float:
         return base if value is None else value
@@ -79,7 +80,9 @@ def transformer_config(architecture: Architecture, model: Model, parallel: Paral
         hidden_dropout=or_base(model.hidden_dropout, architecture.hidden_dropout),
         attention_dropout=or_base(model.attention_dropout, architecture.attention_dropout),
         tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
-        virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
+        virtual_pipeline_model_parallel_size=parallel.virtual_stages if interleaved else None,
+        # With two stages the next and the previous one are the same rank: in one batch their messages would be mixed up.
+        overlap_p2p_comm=interleaved, batch_p2p_comm=not interleaved,
         pipeline_model_parallel_layout=_pipeline_layout(architecture, parallel), deallocate_pipeline_outputs=parallel.pp > 1,
         sequence_parallel=parallel.sequence_parallel, pipeline_dtype=dtype, params_dtype=dtype,
         bf16=model.precision == "bf16", fp16=model.precision == "fp16",
