@@ -1,10 +1,10 @@
 """What each GPU can do and hold: one table for the plan and for MFU. Torch-free.
 
-Sources, in the order of the fields: memory as torch reports it ("GPU 0 has a total capacity of ..." in public out-of-memory
-messages; below the number on the box, which counts decimal gigabytes and what the driver keeps); matrix peaks without
-sparsity, memory and NVLink bandwidth from NVIDIA's data sheets (V100, A100, H100, H200, L40S; NVLink there is the sum of
-both directions, here one); network of the DGX system that holds it (DGX-1 V: 4 x EDR, DGX A100: 8 x HDR, DGX H100/H200: 8 x NDR),
-for L40S the 200 Gb/s per pair of GPUs that NVIDIA's reference servers have. `cpu` stands for the machine that the tests run on.
+Sources, in the order of the fields. Memory as torch reports it ("GPU 0 has a total capacity of ..." in public out-of-memory
+messages): below the number on the box, which counts decimal gigabytes and what the driver keeps. Matrix peaks without sparsity,
+memory and NVLink bandwidth: NVIDIA's data sheets (V100, A100, L40S, H100, H200), where NVLink is the sum of both directions,
+here one. Network: the DGX system that holds the GPU (DGX-1 V: 4 x EDR for 8 GPUs, DGX A100: 8 x HDR, DGX H100 and H200: 8 x
+NDR); for L40S 200 Gb/s per pair of GPUs, as in NVIDIA's reference servers.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def state_bytes(config: Config, architecture: Architecture, *, stage: int, dp: i
     owned = np.zeros(dp, dtype=np.int64)
     for number, piece in enumerate(pieces_of_stage(architecture, parallel, stage)):
         # Only the first stage's first piece is cut into buckets, and only when they are sent during the backward pass.
-        bucket = max(40_000_000, 1_000_000 * dp) if parallel.overlap_grad_reduce and stage == 0 and number == 0 else None
+        bucket = _bucket_elements(dp) if parallel.overlap_grad_reduce and stage == 0 and number == 0 else None
         of_piece, unchanged = _sizes(architecture, config.model, parallel.tp, parallel.pp, config.lora, piece)
         buffer = _buffer(of_piece, dp=dp, distributed=distributed, bucket=bucket)
         stored = buffer.elements if distributed else buffer.parameters
@@ -88,6 +88,10 @@ def state_bytes(config: Config, architecture: Architecture, *, stage: int, dp: i
         owned += buffer.owned if distributed else buffer.parameters
     kept = int(owned.max() if dp_rank is None else owned[dp_rank])
     return StateBytes(weights, gradients, kept * optimizer_bytes_per_weight(config), trained, padded, frozen, kept)
+
+
+def _bucket_elements(dp: int) -> int:
+    return max(40_000_000, 1_000_000 * dp)
 
 
 def optimizer_bytes_per_weight(config: Config) -> int:
