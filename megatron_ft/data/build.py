@@ -18,8 +18,7 @@ from typing import Any, Literal
 
 from megatron_ft import log
 from megatron_ft.data import inputs as input_finder
-from megatron_ft.data import kinds
-from megatron_ft.data.chunk import Block, Recipe, choose_encoder, draft_chunk, reference, render_chunk, wording
+from megatron_ft.data.chunk import Block, Recipe, choose_encoder, complete, draft_chunk, reference, render_chunk, wording
 from megatron_ft.data.example import Segment
 from megatron_ft.data.indexed import with_suffix
 from megatron_ft.data.input_files import Chunk, InputFile, Position
@@ -49,7 +48,7 @@ def build(inputs: Sequence[str | Path], output: str | Path, recipe: Recipe, *, w
         encoder: reference forbids the fast one.
     """
     require_workers(workers)
-    kinds.check(recipe.kind)
+    recipe = complete(recipe)
     files = input_finder.find([str(path) for path in inputs], split=split)
     with partial_output(Path(output)) as partial:
         if not partial.is_finished:
@@ -182,7 +181,7 @@ class _Build:
 
     def _key(self) -> dict[str, Any]:
         """What a build must share with an interrupted one to go on with it."""
-        recipe = dataclasses.asdict(self._recipe)
+        recipe = self._recipe.describe()
         del recipe["on_bad_row"], recipe["tokenizer"]
         parts = [[part.file.path, dataclasses.asdict(part.begin), part.end and dataclasses.asdict(part.end)]
                  for part in self._parts]
@@ -220,7 +219,7 @@ class _Build:
         ends = [progress.ends.get(number, (part.begin.row, nothing)) for number, part in enumerate(self._parts)]
         counts = {name: progress.counts[name] for name in ("rows", "documents", "tokens", "supervised", "truncated")}
         return Manifest(
-            recipe=dataclasses.asdict(self._recipe) | {"shard": f"{self._shard.index}/{self._shard.count}"},
+            recipe=self._recipe.describe() | {"shard": f"{self._shard.index}/{self._shard.count}"},
             template=self._recipe.template, template_fingerprint=self._template.fingerprint,
             tokenizer={"fingerprint": self._reader.fingerprint, "vocabulary": self._reader.vocabulary,
                        "end_of_text": self._reader.end_of_text},

@@ -23,10 +23,11 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One record of instruction data, as text: user and assistant in turn, perhaps after a system prompt."""
+    """One record of training data, as text: user and assistant in turn, perhaps after a system prompt; or a bare text."""
 
     turns: tuple[Turn, ...]
-    """At most one system turn, at the front; then user, assistant, user ... The last turn is the assistant's."""
+    """At most one system turn, at the front; then user, assistant, user ... The last turn is the assistant's. A bare text is
+    a single turn, the assistant's."""
     source: str = ""
     """Where it was read, `file:line`; for messages."""
     kind: str = dataclasses.field(default="", compare=False)
@@ -40,6 +41,11 @@ class Example:
         ['user', 'assistant']
         """
         return cls((Turn("user", inputs, context), Turn("assistant", outputs)), source)
+
+    @property
+    def bare_text(self) -> str | None:
+        """The text, where there is nothing but a text: nobody asks for it."""
+        return self.turns[0].text if len(self.turns) == 1 else None
 
 
 class RowError(DataError):
@@ -64,6 +70,8 @@ class Mark(enum.Enum):
     """What opens a text: LLaMA's `<s>`, nothing for StarCoder. A document's own is written by `render`."""
     END = "end"
     """The end-of-text token."""
+    OPENING = "opening"
+    """No id: the text that follows is tokenized as one that opens a document, wherever it stands."""
 
 
 Part = str | Special | Mark

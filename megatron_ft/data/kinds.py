@@ -1,7 +1,8 @@
 """The kinds of rows that instruction data comes in; each becomes the same thing, an `Example`.
 
 A row's kind is what its keys say, row by row, so files of several kinds may be mixed; a row that fits two kinds is
-refused until --kind says which is meant.
+refused until --kind says which is meant. That a row is a bare text is never concluded, --kind has to say it: a dialogue
+whose markers are misspelt would else be learnt as one text.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Kind:
     example: Row
     read: Callable[[Row, str], tuple[Turn, ...]]
     """The turns of a row that has the keys."""
+    is_detected: bool = True
+    """False: rows are of this kind only where --kind says so."""
 
 
 def detect(row: Row, source: str) -> str:
@@ -42,14 +45,15 @@ def detect(row: Row, source: str) -> str:
     >>> detect({"instruction": "Add.", "input": "1, 2", "output": "3", "id": 7}, "data.jsonl:1")
     'alpaca'
     """
-    found = [name for name, kind in KINDS.items() if _fits(row, kind)]
+    found = [name for name, kind in KINDS.items() if kind.is_detected and _fits(row, kind)]
     if len(found) > 1:  # tables that were joined have null where a row had no such column
         found = [name for name in found if _fits({key: row[key] for key in row if row[key] is not None}, KINDS[name])]
     if len(found) == 1:
         return found[0]
     if found:
         raise RowError("ambiguous kind", f"{source}: fits the kinds {' and '.join(found)}; say which is meant with --kind")
-    others = ", ".join(f"{name} ({_keys_text(kind)})" for name, kind in KINDS.items() if name != "pairs")
+    others = ", ".join(f"{name} ({_keys_text(kind)}{'' if kind.is_detected else f', with --kind {name}'})"
+                       for name, kind in KINDS.items() if name != "pairs")
     raise RowError("keys missing", f"{source}: has the keys {_found(row)} where one of the pairs "
                    f"{_keys_text(KINDS['pairs'])} is needed, or the keys of another kind: {others}")
 
@@ -138,6 +142,16 @@ def read_dialogue(row: Row, source: str) -> tuple[Turn, ...]:
             raise RowError("a turn is empty", f"{source}: turn {len(turns) + 1} of 'text' ({speaker}) is empty")
         turns.append(Turn(ROLES[speaker.lower()], text.strip()))
     return _checked(turns, source)
+
+
+def read_text(row: Row, source: str) -> tuple[Turn, ...]:
+    """A text that nobody asks for: a source file, say.
+
+    >>> read_text({"content": "x = 1", "path": "a.py"}, "f:1")
+    (Turn(role='assistant', text='x = 1', context=''),)
+    """
+    key = "text" if row.get("text") is not None or "content" not in row else "content"
+    return (Turn("assistant", _text(row, key, source)),)
 
 
 def _message(message: Any, place: str, source: str) -> Turn:
@@ -253,4 +267,6 @@ KINDS: dict[str, Kind] = {
     "commits": Kind("a file before and after a commit, and the commit's message",
                     (("old_contents", "new_contents", "subject"), ("old_contents", "new_contents", "message")),
                     {"old_contents": "x = 1\n", "new_contents": "x = 2\n", "subject": "Set x to 2"}, read_commit),
+    "text": Kind("a bare text, such as a source file", (("text",), ("content",)), {"text": "x = 1\n"}, read_text,
+                 is_detected=False),
 }

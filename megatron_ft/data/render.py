@@ -144,8 +144,8 @@ class _Draft:
                 if isinstance(part, str):
                     self._texts[code_of_text].append(part)
                     self._codes.append(code_of_text)
-                elif part is Mark.BEGIN:
-                    self._codes += begin
+                elif part in (Mark.BEGIN, Mark.OPENING):
+                    self._codes += begin if part is Mark.BEGIN else []
                     code_of_text = FIRST_TEXT
                     continue
                 else:

@@ -28,6 +28,10 @@ def summary(prefix: str, manifest: Manifest) -> str:
     lines = [f"{prefix}: {counts['documents']:,} documents of {counts['rows']:,} rows, template {manifest.template}",
              f"  {counts['tokens']:,} tokens, {counts['supervised']:,} supervised "
              f"({counts['supervised'] / max(1, counts['tokens']):.1%})"]
+    recipe = manifest.recipe
+    if "fim_rate" in recipe:
+        lines.append(f"  fill-in-the-middle: rate {recipe['fim_rate']}, of it {recipe['fim_spm_rate']} suffix first, loss on "
+                     f"{recipe['fim_loss']}, seed {recipe['fim_seed']}, tokens {recipe['fim_tokens']}")
     if counts["truncated"]:
         lines.append(f"  {counts['truncated']:,} documents truncated")
     lines += [f"  {entry['rows']:,} rows dropped: {reason} (first: {', '.join(entry['first'])})"

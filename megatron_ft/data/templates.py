@@ -65,7 +65,7 @@ class Instruct(TextTemplate):
 
 
 class Plain(TextTemplate):
-    r"""No wording: a text and its continuation. An evaluation prompt is the beginning of the answer alone.
+    r"""No wording: a text and its continuation, or a bare text. An evaluation prompt is the beginning of the answer alone.
 
     >>> Plain().prompt("Add 1 to x.", answer_start="def f(x):\n").text
     'def f(x):'
@@ -74,6 +74,11 @@ class Plain(TextTemplate):
     """
 
     name = "plain"
+
+    def segments(self, example: Example) -> list[Segment]:
+        if example.bare_text is not None:
+            return [Segment((example.bare_text, Mark.END), supervised=True)]
+        return super().segments(example)
 
     def _question(self, asked: Turn, *, answer_start: str, opens: bool) -> str:
         return answer_start or said(asked)

@@ -22,8 +22,8 @@ from megatron_ft.data.tokenizer import Tokenizer, no_end_of_text, read_settings
 from megatron_ft.errors import DataError
 
 PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
-BRACKETED = re.compile(r"<.+>|\[.+\]")
 SPACE = "\u2581"
+BRACKETED = re.compile(rf"{SPACE}?(<.+>|\[.+\])")  # Code Llama's have the space
 
 
 class SentencePieceTokenizer(Tokenizer):

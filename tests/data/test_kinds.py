@@ -24,7 +24,7 @@ def chat(*messages):
     return {"messages": list(messages)}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.is_detected])
 def test_the_example_of_a_kind_is_detected_and_read_as_it(name):
     row = KINDS[name].example
     assert detect(row, "f:1") == name
@@ -46,6 +46,22 @@ def test_the_names_of_a_pair(asked, answered):
 def test_an_alpaca_input_is_a_context_and_may_be_missing(given_input, context):
     row = {"instruction": "Add.", "output": "3", **given_input}
     assert turns(row) == [("user", "Add.", context), ("assistant", "3", "")]
+
+
+@pytest.mark.parametrize("row", [{"text": "x = 1\n"}, {"content": "x = 1\n", "path": "a.py"},
+                                 {"text": "x = 1\n", "content": ""}, {"text": None, "content": "x = 1\n"}])
+def test_a_bare_text_is_one_only_where_kind_says_so(row):
+    assert turns(row, kind="text") == [("assistant", "x = 1\n", "")]
+    with pytest.raises(RowError, match=r"the keys of another kind: .* text \(text, content, with --kind text\)"):
+        detect(row, "f:1")
+    assert detect({"text": "### Human: Hi### Assistant: Hello."}, "f:1") == "dialogue"
+
+
+def test_a_text_that_is_none_is_a_reason():
+    with pytest.raises(RowError, match="f:1: 'text' is empty"):
+        to_example({"text": " \n"}, kind="text", source="f:1")
+    with pytest.raises(RowError, match="has the keys 'code' where --kind text needs text, content"):
+        to_example({"code": "x"}, kind="text", source="f:1")
 
 
 @pytest.mark.parametrize("words", [{"subject": "Add x"}, {"subject": "Add x", "message": "Other"}, {"message": "Add x"},
@@ -164,7 +180,7 @@ def test_a_row_without_the_keys_of_the_given_kind_says_which_it_needs():
 
 def test_an_unknown_kind_names_the_known_ones():
     kinds.check(None), kinds.check("chat")
-    with pytest.raises(ConfigError, match="--kind: 'chats' is unknown; use one of pairs, alpaca, chat, dialogue, commits, or"):
+    with pytest.raises(ConfigError, match="--kind: 'chats' is unknown; use one of pairs, alpaca, chat, dialogue, commits, text, or"):
         kinds.check("chats")
 
 
