@@ -23,15 +23,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_layout as layout
+from megatron_ft.training import optimizer_state
 from megatron_ft.training.model import LanguageModel, unwrap
-from megatron_ft.training.optimizer import load_state, prepare_state, whole_weights
-
-
-def metadata() -> dict[str, Any]:
-    """megatron-core's choices of what a checkpoint looks like; new each time, since it keeps process groups in it."""
-    # The only sharding of the distributed optimizer's state that loads at another TP, PP and DP.
-    return {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
-
+from megatron_ft.training.optimizer import whole_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Progress:
 def model_state(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
     """What of a checkpoint this rank's weights are: {"model": ...}, or {"model0": ..., "model1": ...} of virtual stages."""
     names = ["model"] if len(chunks) == 1 else [f"model{number}" for number in range(len(chunks))]
-    return {name: unwrap(chunk).sharded_state_dict(metadata=metadata()) for name, chunk in zip(names, chunks, strict=True)}
+    return {name: unwrap(chunk).sharded_state_dict() for name, chunk in zip(names, chunks, strict=True)}
 
 
 def load_model(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
@@ -60,13 +54,12 @@ def load_model(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
 
 def load_run(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer, folder: Path) -> Progress:
     """Load weights, optimizer state and progress; what is missing is a CheckpointError, never a fresh start."""
-    prepare_state(optimizer)
-    sharded = model_state(chunks)
-    state = _load({**sharded, "optimizer": _optimizer_state(optimizer, sharded, is_loading=True)}, folder)
-    if "progress" not in state:
-        raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
-                              "set load.from to it and run.dir to a new folder")
-    load_state(optimizer, state["optimizer"])
+    optimizer_state.fill(optimizer)
+    wanted = model_state(chunks)
+    wanted["optimizer"] = optimizer_state.sharded(optimizer, wanted)
+    _check_training_state(folder, wanted["optimizer"]["names"])
+    state = _load(wanted, folder)
+    optimizer_state.set_counters(optimizer, state["optimizer"])
     _set_weights(chunks, state, folder)
     return Progress(**state["progress"])
 
@@ -87,14 +80,15 @@ def save_run(root: Path, chunks: Sequence[DistributedDataParallel], optimizer: M
                 shutil.rmtree(left_over)
         partial.mkdir(parents=True)
     torch.distributed.barrier()
-    prepare_state(optimizer)
-    sharded = model_state(chunks)
-    state = {**sharded, "optimizer": _optimizer_state(optimizer, sharded), "progress": dataclasses.asdict(progress)}
+    optimizer_state.fill(optimizer)
+    state = model_state(chunks)
+    state["optimizer"] = optimizer_state.sharded(optimizer, state)
+    state["progress"] = dataclasses.asdict(progress)
     # megatron-core would start a server process to pass the writers' results on, which takes seconds and outlives a rank
     # that is killed. It is there for saves that go on in another process; in this one an ordinary queue does it.
     filesystem_async._results_queue = queue.Queue()
     with whole_weights(chunks):
-        dist_checkpointing.save(state, str(partial), content_metadata=metadata())
+        dist_checkpointing.save(state, str(partial))
     if rank == 0:
         if hf_folder is not None and hf_folder.is_dir():
             shutil.copytree(hf_folder, partial / layout.HF_FOLDER)
@@ -105,20 +99,32 @@ def save_run(root: Path, chunks: Sequence[DistributedDataParallel], optimizer: M
     return final
 
 
-def _optimizer_state(optimizer: MegatronOptimizer, model: dict[str, Any], *, is_loading: bool = False) -> dict[str, Any]:
-    # megatron-core wants the state of the only chunk itself, and of several by name.
-    return optimizer.sharded_state_dict(model.get("model", model), is_loading=is_loading, metadata=metadata())
+def _check_training_state(folder: Path, names: list[str]) -> None:
+    _require_whole(folder)
+    common = dist_checkpointing.load_common_state_dict(str(folder))
+    if "progress" not in common:
+        raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
+                              "set load.from to it and run.dir to a new folder")
+    found = common["optimizer"].get("names")
+    if found != names:
+        raise CheckpointError(f"{folder}: holds the optimizer state {found}, this run's optimizer has {names}; restore "
+                              "optim.optimizer, optim.momentum and model.precision, or start a new run from it: load.from set "
+                              "to it and run.dir to a new folder")
 
 
-def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _require_whole(folder: Path) -> None:
     missing = layout.missing_files(folder)
     if missing:
         raise CheckpointError(f"{folder}: unfinished checkpoint, {', '.join(missing)} missing; take an older one")
+
+
+def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
+    _require_whole(folder)
     try:
         return dist_checkpointing.load(sharded, str(folder))
     except (CheckpointingException, CheckpointException, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder}: does not hold what this model and optimizer need: {_first_line(error)}; check "
-                              "that family, sizes and parallel.distributed_optimizer are those it was saved with") from error
+                              "that family and sizes are those it was saved with") from error
 
 
 def _set_weights(chunks: Sequence[torch.nn.Module], state: dict[str, Any], folder: Path) -> None:

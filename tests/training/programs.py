@@ -63,7 +63,7 @@ def gradients(process: Process, *, checkpoint: str, parallel: dict[str, Any], ro
             Path(output).mkdir(parents=True)
         torch.distributed.barrier()
         filesystem_async._results_queue = queue.Queue()  # as in checkpoint.save_run
-        dist_checkpointing.save({"model": stage.sharded_state_dict(metadata=checkpoints.metadata())}, output)
+        dist_checkpointing.save({"model": stage.sharded_state_dict()}, output)
         if place.rank == 0:
             (Path(output) / "hf").symlink_to(folder / "hf")
             rows_stored = model.padded_vocabulary(manifest.architecture.vocabulary, multiple=128, tp=layout.tp)

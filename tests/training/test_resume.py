@@ -106,7 +106,7 @@ def test_a_checkpoint_without_training_state_is_no_run(pool, bases, dataset, tmp
     shutil.rmtree(newest)
     shutil.copytree(base / "release", newest)
     manifest.write(newest)
-    refused(pool, CheckpointError, settings, "does not hold what this model and optimizer need")
+    refused(pool, CheckpointError, settings, "holds weights but no training state", "set load.from to it")
 
 
 def test_an_unfinished_checkpoint_is_named(pool, bases, dataset, tmp_path):
