@@ -1,0 +1,130 @@
+"""What a LoRA checkpoint holds and says about itself: adapters in place of the model's weights. Torch-free.
+
+Its manifest's `source` has, beside what every run's has ("base", "data_order", "config"):
+
+    "lora"                {"rank": 8, "alpha": 32.0, "dropout": 0.0, "linears": ["qkv", "fc1"]}
+    "base_fingerprint"    of the base model's weight files: the adapters mean nothing on top of other weights
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+from megatron_ft.config import Lora
+from megatron_ft.errors import CheckpointError, ConfigError
+from megatron_ft.runtime.checkpoint_layout import Manifest
+
+LINEARS = {"qkv": "self_attention.linear_qkv", "proj": "self_attention.linear_proj", "fc1": "mlp.linear_fc1",
+           "fc2": "mlp.linear_fc2"}
+"""Name in `lora.linears` -> module of a megatron-core layer."""
+A, B = "lora_A", "lora_B"
+_ADAPTER = "_adapter"
+_WEIGHT_FILES = ("*.distcp", "*.safetensors", "*.bin")
+_SAMPLES, _SAMPLE_BYTES = 16, 4096
+
+
+def adapter_module(linear: str) -> str:
+    """The module that holds a linear's adapter.
+
+    >>> adapter_module("mlp.linear_fc1")
+    'mlp.linear_fc1_adapter'
+    """
+    return linear + _ADAPTER
+
+
+def adapted(lora: Lora) -> list[str]:
+    """The modules of `lora.linears`, in the model's order."""
+    return [module for name, module in LINEARS.items() if name in lora.linears]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter or checkpoint key is an adapter's.
+
+    >>> is_adapter("decoder.layers.0.mlp.linear_fc1_adapter.lora_A"), is_adapter("decoder.layers.0.mlp.linear_fc1.weight")
+    (True, False)
+    """
+    return name.rpartition(".")[0].endswith(_ADAPTER)
+
+
+def adapter_names(linear_weight: str) -> tuple[str, str]:
+    """Names of A and B on top of a linear's weight, as the model and a checkpoint have them.
+
+    >>> adapter_names("decoder.layers.3.mlp.linear_fc1.weight")[0]
+    'decoder.layers.3.mlp.linear_fc1_adapter.lora_A'
+    """
+    module = adapter_module(linear_weight.removesuffix(".weight"))
+    return f"{module}.{A}", f"{module}.{B}"
+
+
+def source(lora: Lora, base: Path) -> dict[str, Any]:
+    """What the manifest of a LoRA run's checkpoint says besides what every run's says; empty without LoRA."""
+    if not lora.rank:
+        return {}
+    linears = [name for name in LINEARS if name in lora.linears]
+    return {"lora": {**lora.model_dump(), "linears": linears}, "base_fingerprint": fingerprint(base)}
+
+
+def of(manifest: Manifest) -> Lora | None:
+    """The adapters' settings; None for a checkpoint of a whole model."""
+    said = manifest.source.get("lora")
+    return Lora(**{**said, "linears": tuple(said["linears"])}) if said else None
+
+
+def require_whole(manifest: Manifest, folder: Path, *, option: str) -> None:
+    """CheckpointError for a LoRA checkpoint where a whole model is needed.
+
+    Args:
+        option: what named the folder, for the message.
+    """
+    lora = of(manifest)
+    if lora is not None:
+        raise CheckpointError(f"{option}: {folder} is a LoRA checkpoint: it holds adapters of rank {lora.rank} for "
+                              f"{manifest.source['base']} and no whole model; make one with `python convert/megatron_to_hf.py "
+                              f"--lora merged --checkpoint {folder} --output DIR` and name that")
+
+
+def require_same(manifest: Manifest, folder: Path, lora: Lora, base: Path) -> None:
+    """Refuse to resume a checkpoint with other adapters, on top of another base model, or with LoRA switched on or off."""
+    before = of(manifest) or Lora()
+    for field, was, now in (("rank", before.rank, lora.rank), ("alpha", before.alpha, lora.alpha),
+                            ("linears", set(before.linears), set(lora.linears))):
+        if was != now:
+            raise ConfigError(f"lora.{field}: {_shown(now)}, but {folder} was trained with {_shown(was)}; restore it (see "
+                              "run.dir/config.toml), or start anew with another run.dir")
+        if not (before.rank or lora.rank):
+            return
+    require_base(manifest, folder, base, option="load.from")
+
+
+def require_base(manifest: Manifest, folder: Path, base: Path, *, option: str) -> None:
+    """CheckpointError when `base` does not have the weights that the adapters in `folder` were trained on."""
+    if not base.is_dir():
+        raise CheckpointError(f"{option}: {base}, the base model of the adapters in {folder}, is not there; put it back")
+    was, now = manifest.source["base_fingerprint"], fingerprint(base)
+    if was != now:
+        raise CheckpointError(f"{option}: the weight files of {base} have the fingerprint {now}, but the adapters in {folder} "
+                              f"were trained on {manifest.source['base']} with {was}: another model, or it was written anew; "
+                              "name the folder with the weights that the run started from")
+
+
+def fingerprint(base: Path) -> str:
+    """16 hexadecimal digits of a base model's weight files: their names, sizes and 16 samples of 4 KiB of each.
+
+    It reads little of a large model, and does not change when the folder is moved or copied.
+    """
+    found = hashlib.sha256()
+    for path in sorted({path for pattern in _WEIGHT_FILES for path in Path(base).glob(pattern)}):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as stream:
+            for sample in range(_SAMPLES):
+                stream.seek(math.floor(max(0, size - _SAMPLE_BYTES) * sample / (_SAMPLES - 1)))
+                found.update(stream.read(_SAMPLE_BYTES))
+    return found.hexdigest()[:16]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(name for name in LINEARS if name in value) if isinstance(value, set) else str(value)
