@@ -205,19 +205,20 @@ class Loader:
 class ValidationLoader:
     """All documents of the validation views once, in a fixed order: each item is the micro-batches of a step's rows.
 
-    The last item is filled with empty rows (loss_mask 0 throughout) until every rank has equally many micro-batches;
-    it may have fewer of them than the items before.
+    The last item is filled with empty rows (loss_mask 0 throughout) until every rank has equally many micro-batches, a
+    multiple of `micro_batches_multiple`; it may have fewer of them than the items before.
     """
 
     def __init__(self, views: Sequence[View], *, row_tokens: int, rows_per_step: int, rows_per_micro_batch: int = 1,
                  dp_rank: int = 0, dp_size: int = 1, on_long: OnLong = "stop",
                  on_unsupervised: OnUnsupervised = "drop", loss_on: LossOn = "answers", weighting: Weighting = "token",
-                 cache_dir: str = "") -> None:
+                 cache_dir: str = "", micro_batches_multiple: int = 1) -> None:
         self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised,
                                    loss_on=loss_on)
         self.packing = Packing(self.selection.positions, row_tokens, cache=cache_folder(views, cache_dir))
         self.weighting: Weighting = weighting
         self._share = Share(rows_per_step, rows_per_micro_batch, dp_rank, dp_size)
+        self._rows_multiple = rows_per_micro_batch * dp_size * micro_batches_multiple
 
     def __len__(self) -> int:
         return -(-self.packing.rows // self._share.rows_per_step)
@@ -225,8 +226,7 @@ class ValidationLoader:
     def __iter__(self) -> Iterator[list[Batch]]:
         plan = self.packing.in_order()
         rows = [plan.row(number) for number in range(self.packing.rows)]
-        at_once = self._share.rows_per_micro_batch * self._share.dp_size
-        rows += [np.empty(0, dtype=np.int64)] * (-len(rows) % at_once)
+        rows += [np.empty(0, dtype=np.int64)] * (-len(rows) % self._rows_multiple)
         for at in range(0, len(rows), self._share.rows_per_step):
             chosen = self._share.micro_batches(rows[at:at + self._share.rows_per_step])
             yield [make_batch(self.selection, micro_batch, weighting=self.weighting) for micro_batch in chosen]

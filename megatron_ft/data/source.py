@@ -106,6 +106,14 @@ class View:
     last: int
 
 
+def by_tag(views: Sequence[View]) -> dict[str, list[View]]:
+    """The views of each validation tag, in the order of the entries."""
+    found: dict[str, list[View]] = {}
+    for view, tag in zip(views, tags_of([view.entry for view in views]), strict=True):
+        found.setdefault(tag, []).append(view)
+    return found
+
+
 def _nobody_knows() -> int:
     raise ConfigError("data.end_of_text: is not set, and a dataset pair does not say which id ends an answer")
 

@@ -76,13 +76,17 @@ def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], Me
     return chunks, adam, progress
 
 
-def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, metrics: Metrics, *, number: int) -> None:
-    """Validation loss over the held-out rows, where there are any."""
-    if setup.valid is None:
-        return
-    limit = setup.config.validation.max_steps or len(setup.valid)
-    totals = step.validate(chunks, itertools.islice(setup.valid, limit), weighting=setup.config.loss.weighting, place=place)
-    metrics.validation(number, totals)
+def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, metrics: Metrics, *,
+             number: int) -> step.Totals | None:
+    """The totals over all held-out rows, and those of each tag into the metrics; None where nothing is held out."""
+    if not setup.valid:
+        return None
+    by_tag = {}
+    for tag, rows in setup.valid.items():
+        limited = itertools.islice(rows, setup.config.validation.max_steps or len(rows))
+        by_tag[tag] = step.validate(chunks, limited, weighting=setup.config.loss.weighting, place=place)
+    metrics.validation(number, by_tag)
+    return step.Totals.sum(by_tag.values())
 
 
 def save(setup: Setup, chunks: list[DistributedDataParallel], adam: MegatronOptimizer, progress: Progress) -> None:

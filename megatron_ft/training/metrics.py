@@ -47,10 +47,11 @@ class Metrics:
             self._write(number, self._summary(number, rate, epoch))
             self._results, self._seconds = [], 0.0
 
-    def validation(self, number: int, totals: Totals) -> None:
-        """Write the validation loss after step `number`."""
+    def validation(self, number: int, by_tag: dict[str, Totals]) -> None:
+        """Write the validation losses after step `number`."""
         if not self.enabled:
             return
+        totals = Totals.sum(by_tag.values())
         log.get().info("step %d/%d  validation loss %.4f over %s supervised tokens", number, self._plan.steps, totals.loss,
                        f"{totals.supervised:,}")
         self._append({"step": number, "valid_loss": totals.loss, "valid_supervised_tokens": totals.supervised})

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_ft.config import Config
 from megatron_ft.data import tokenizer, weights_file
 from megatron_ft.data.loader import Loader, ValidationLoader
-from megatron_ft.data.source import View, open_views
+from megatron_ft.data.source import View, by_tag, open_views
 from megatron_ft.errors import CheckpointError, ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout as layout
@@ -28,7 +28,8 @@ class Setup:
     resume_from: Path | None
     """The run's own newest checkpoint; None on the first start."""
     loader: Loader
-    valid: ValidationLoader | None
+    valid: dict[str, ValidationLoader]
+    """Held-out data by the tags of their losses."""
     plan: Plan
 
     @property
@@ -56,9 +57,11 @@ def prepare(config: Config, process: Process) -> Setup:
              "on_long": config.data.long_documents, "loss_on": config.loss.on, "weighting": config.loss.weighting,
              "cache_dir": config.data.cache_dir}
     loader = Loader(train_views, seed=config.run.seed, **share)
-    valid = ValidationLoader(valid_views, **share) if valid_views else None
-    for selection in [loader.selection] + ([valid.selection] if valid else []):
-        longest = int(selection.positions.max())
+    # megatron-core's interleaved schedule takes micro-batches in turns of pp.
+    turn = config.parallel.pp if config.parallel.virtual_stages > 1 else 1
+    valid = {tag: ValidationLoader(views, micro_batches_multiple=turn, **share) for tag, views in by_tag(valid_views).items()}
+    for rows in (loader, *valid.values()):
+        longest = int(rows.selection.positions.max())
         if longest > architecture.positions:
             raise ConfigError(f"data.row_tokens: {config.data.row_tokens} lets in a document of {longest} positions, but the "
                               f"model was made for {architecture.positions}; use data.row_tokens={architecture.positions} "

@@ -33,11 +33,21 @@ class Totals:
     supervised: int
     tokens: int
     """Positions that hold a document's token (row padding not counted)."""
+    pairs: int
+    """Pairs (token, token of the same document at or before it): what attention's FLOPs go with."""
 
     @property
     def loss(self) -> float:
         """Mean loss: nats per supervised token, or per target."""
         return self.loss_sum / max(1, self.weight)
+
+    @classmethod
+    def sum(cls, all_totals: Iterable[Totals]) -> Totals:
+        """The totals of several steps, or of several parts of the validation data."""
+        summed = [0.0, 0, 0, 0, 0]
+        for totals in all_totals:
+            summed = [a + b for a, b in zip(summed, dataclasses.astuple(totals), strict=True)]
+        return cls(*summed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +61,8 @@ class StepResult:
     """False when the loss or the gradients were not finite and the step was skipped."""
     loss_scale: float
     """What the loss was multiplied by (fp16); 1 in other precisions."""
+    losses: tuple[Tensor, ...] = ()
+    """Of each micro-batch the loss of every token, float32 [1, T] on the device; empty where there is no last stage."""
 
 
 def prepare(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
@@ -72,10 +84,11 @@ def train_step(chunks: list[DistributedDataParallel], optimizer: MegatronOptimiz
         chunk.train()
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    totals = run(chunks, batches, weighting=weighting, place=place)
+    losses: list[Tensor] = []
+    totals = run(chunks, batches, weighting=weighting, place=place, losses=losses)
     loss_scale = float(optimizer.get_loss_scale())  # before it is adapted to what the gradients turn out to be
     updated, grad_norm = update(optimizer, finite=math.isfinite(totals.loss_sum))
-    return StepResult(totals, grad_norm, updated, loss_scale)
+    return StepResult(totals, grad_norm, updated, loss_scale, tuple(losses))
 
 
 @torch.no_grad()
@@ -83,27 +96,28 @@ def validate(chunks: list[DistributedDataParallel], steps: Iterable[list[Batch]]
     """The totals over held-out rows, without dropout and without gradients."""
     for chunk in chunks:
         chunk.eval()
-    summed = Totals(0.0, 0, 0, 0)
     with whole_weights(chunks):
-        for batches in steps:
-            totals = run(chunks, batches, weighting=weighting, place=place, forward_only=True)
-            summed = Totals(*(a + b for a, b in zip(dataclasses.astuple(summed), dataclasses.astuple(totals), strict=True)))
-    return summed
+        return Totals.sum(run(chunks, batches, weighting=weighting, place=place, forward_only=True) for batches in steps)
 
 
 def run(chunks: Sequence[torch.nn.Module], batches: list[Batch], *, weighting: str, place: Place,
-        forward_only: bool = False) -> Totals:
-    """All micro-batches of a step through the pipeline; gradients are left in the buffers, already divided."""
+        forward_only: bool = False, losses: list[Tensor] | None = None) -> Totals:
+    """All micro-batches of a step through the pipeline; gradients are left in the buffers, already divided.
+
+    Args:
+        losses: gets the loss of every token, a tensor [1, T] per micro-batch, on ranks of the last stage.
+    """
     collected = get_forward_backward_func()(
-        forward_step_func=_forward_step(weighting), data_iterator=[iter(batches) for _ in chunks], model=list(chunks),
+        forward_step_func=_forward_step(weighting, losses), data_iterator=[iter(batches) for _ in chunks], model=list(chunks),
         num_microbatches=len(batches), seq_length=batches[0].tokens.shape[1], micro_batch_size=1,
         forward_only=forward_only)
-    sums = torch.zeros(4, dtype=torch.float64, device=torch.cuda.current_device() if place.device == "cuda" else "cpu")
+    sums = torch.zeros(5, dtype=torch.float64, device=torch.cuda.current_device() if place.device == "cuda" else "cpu")
     if place.last_stage and place.tp_rank == 0:  # one rank of each model replica speaks for it
         sums[0] = sum(float(loss_sum) for loss_sum in collected)
         sums[1] = sum(_weight(batch, weighting) for batch in batches)
         sums[2] = sum(batch.supervised for batch in batches)
-        sums[3] = sum(_document_tokens(batch) for batch in batches)
+        sums[3] = tokens = sum(_document_tokens(batch) for batch in batches)
+        sums[4] = tokens + sum(int(batch.position_ids.sum()) for batch in batches)  # a token's position: those before it
     torch.distributed.all_reduce(sums)
     loss_sum, *counts = sums.tolist()
     return Totals(loss_sum, *(round(count) for count in counts))
@@ -118,7 +132,7 @@ def _document_tokens(batch: Batch) -> int:
     return int((batch.position_ids > 0).sum()) + batch.documents
 
 
-def _forward_step(weighting: str) -> Callable[..., Any]:
+def _forward_step(weighting: str, losses: list[Tensor] | None) -> Callable[..., Any]:
     """megatron-core's forward_step_func: takes the next micro-batch, gives the output and how to make it a loss."""
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
@@ -128,6 +142,8 @@ def _forward_step(weighting: str) -> Callable[..., Any]:
 
         def loss(loss_per_token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """[1, T] -> the sum over supervised tokens; megatron-core divides once by the number over all ranks."""
+            if losses is not None:
+                losses.append(loss_per_token.detach())
             loss_sum = (loss_per_token.float() * batch.weight).sum()
             count = torch.tensor(_weight(batch, weighting), dtype=torch.int, device=loss_sum.device)
             return loss_sum, count, loss_sum.detach().clone()

@@ -211,6 +211,13 @@ def test_validation_reads_all_rows_once_with_equally_many_micro_batches(views, d
                                                  rows_per_micro_batch=rows_per_micro_batch, dp_size=dp_size))
 
 
+def test_validation_fills_its_last_step_to_whole_turns_of_micro_batches(views):
+    """47 rows: 40 in the first step, and of the last 7 rows two ranks get 4 micro-batches each, which become 5."""
+    for rank in range(2):
+        loader = ValidationLoader(views, row_tokens=ROW, rows_per_step=40, dp_rank=rank, dp_size=2, micro_batches_multiple=5)
+        assert [len(step) for step in loader] == [20, 5]
+
+
 def test_an_empty_row_has_no_loss_but_is_a_whole_sequence(tmp_path):
     views, _ = open_views([str(write_dataset(tmp_path / "one", [[([5], False), ([7, 0], True)]]))])
     (step,) = ValidationLoader(views, row_tokens=10, rows_per_step=2, dp_rank=1, dp_size=2)

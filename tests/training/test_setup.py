@@ -97,7 +97,7 @@ def test_weights_of_the_config_and_of_octopacks_file_give_the_same_run(settings,
     read = prepared(settings)
     assert given.loader.fingerprint == read.loader.fingerprint
     assert given.loader.epochs.counts == [135, 45]
-    assert read.valid.selection.documents == 20
+    assert read.valid["validation"].selection.documents == 20
     assert given.plan.epochs_differ and "about" in given.plan.lines()[3]
 
 
@@ -188,7 +188,7 @@ def test_loss_on_decides_what_is_supervised_in_training_and_in_validation(settin
         steps = -(-run.loader.rows_per_epoch // run.plan.rows_per_step)
         found = [batch for _ in range(steps) for batch in next(run.loader)][:run.loader.rows_per_epoch]
         assert sum(batch.supervised for batch in found) == expected
-        assert run.valid.selection.loss_on == wanted
+        assert [rows.selection.loss_on for rows in run.valid.values()] == [wanted]
 
 
 def test_the_commands_errors_are_one_line_and_exit_code_two(settings, tmp_path):
