@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_layout as layout
-from megatron_ft.training import optimizer_state
+from megatron_ft.training import lora, optimizer_state
 from megatron_ft.training.model import LanguageModel, unwrap
 from megatron_ft.training.optimizer import whole_weights
 
@@ -41,7 +41,7 @@ class Progress:
 def model_state(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
     """What of a checkpoint this rank's weights are: {"model": ...}, or {"model0": ..., "model1": ...} of virtual stages."""
     names = ["model"] if len(chunks) == 1 else [f"model{number}" for number in range(len(chunks))]
-    return {name: unwrap(chunk).sharded_state_dict() for name, chunk in zip(names, chunks, strict=True)}
+    return {name: lora.saved(chunk, unwrap(chunk).sharded_state_dict()) for name, chunk in zip(names, chunks, strict=True)}
 
 
 def load_model(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
@@ -131,7 +131,8 @@ def _set_weights(chunks: Sequence[torch.nn.Module], state: dict[str, Any], folde
     for number, chunk in enumerate(map(unwrap, chunks)):
         outcome = chunk.load_state_dict(state["model" if len(chunks) == 1 else f"model{number}"], strict=False)
         # An _extra_state is transformer-engine's FP8 scale: there is none to miss in our precisions.
-        wrong = [key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.endswith("_extra_state")]
+        wrong = [key for key in (*outcome.missing_keys, *outcome.unexpected_keys)
+                 if not key.endswith("_extra_state") and key not in lora.frozen(chunk)]
         if wrong:
             raise CheckpointError(f"{folder}: {len(wrong)} weights do not match the model, the first is {wrong[0]}")
         _zero_padding(chunk)

@@ -93,12 +93,11 @@ class Adapter(torch.nn.Module):
         with get_cuda_rng_tracker().fork() if forked else contextlib.nullcontext():
             return torch.nn.functional.dropout(input_TbI, self.dropout)
 
-    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (),
-                           metadata: dict[str, Any] | None = None) -> ShardedStateDict:
+    def sharded_state_dict(self, prefix: str, sharded_offsets: tuple[Any, ...], metadata: dict[str, Any]) -> ShardedStateDict:
         """What megatron-core asks every module for at a save or load: how the parameters are cut."""
         cut = {B: 0} if self.column_parallel else {A: 1}
         sharded = make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, cut, sharded_offsets,
-                                                      tp_group=self.tp_group, dp_cp_group=(metadata or {})["dp_cp_group"])
+                                                      tp_group=self.tp_group, dp_cp_group=metadata["dp_cp_group"])
         if self.gated:
             sharded[prefix + B] = apply_swiglu_sharded_factory(sharded[prefix + B], sharded_offsets)
         return sharded
