@@ -11,10 +11,21 @@ def command() -> None:
     parser.add_argument("--output", required=True, help="Hugging Face folder to make; must not exist")
     parser.add_argument("--dtype", default="keep", help="of the written weights: keep, float32, bfloat16, float16")
     parser.add_argument("--max-shard-size", default="5GB", help="largest weights file, e.g. 5GB or 500MiB")
+    parser.add_argument("--lora", choices=["merged", "adapter"],
+                        help="of a LoRA checkpoint: a whole model with the adapters added to its base, or a PEFT folder")
+    parser.add_argument("--base", help="with --lora: the base model, Hugging Face folder or checkpoint (default: the run's)")
     given = parser.parse_args()
-    from megatron_ft.conversion import megatron_to_hf
+    if given.base and not given.lora:
+        parser.error("--base goes with --lora")
+    options = {"dtype": given.dtype, "max_shard_size": given.max_shard_size}
+    if given.lora:
+        from megatron_ft.conversion import lora_to_hf
 
-    megatron_to_hf.convert(given.checkpoint, given.output, dtype=given.dtype, max_shard_size=given.max_shard_size)
+        lora_to_hf.convert(given.checkpoint, given.output, form=given.lora, base=given.base, **options)
+    else:
+        from megatron_ft.conversion import megatron_to_hf
+
+        megatron_to_hf.convert(given.checkpoint, given.output, **options)
 
 
 if __name__ == "__main__":

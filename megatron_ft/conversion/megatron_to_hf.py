@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from megatron_ft.errors import CheckpointError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE, read_config
-from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files
+from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files, lora_layout
 
 DEFAULT_SHARD_SIZE = "5GB"
 
@@ -32,20 +32,39 @@ def convert(checkpoint: str | Path, output: str | Path, *, dtype: str = dtypes.K
         max_shard_size: largest safetensors file, e.g. "5GB".
     """
     output = cli.require_absent(output, option="--output")
-    limit = hf_files.parse_size(max_shard_size)
     folder = checkpoint_layout.find(checkpoint)
-    architecture = checkpoint_layout.Manifest.read(folder).architecture
+    manifest = checkpoint_layout.Manifest.read(folder)
+    lora_layout.require_whole(manifest, folder, option="--checkpoint")
+    return write(output, TorchDistReader(folder), folder, manifest.architecture, dtype=dtype, max_shard_size=max_shard_size)
+
+
+class Source(Protocol):
+    """Where the weights of a model come from: what `TorchDistReader` is for a checkpoint."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def layers(self, name: str) -> int | None: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+    def unexpected(self, names: list[str]) -> list[str]: ...
+
+    def read(self, name: str) -> Tensor: ...
+
+
+def write(output: Path, source: Source, folder: Path, architecture: Architecture, *, dtype: str, max_shard_size: str) -> Path:
+    """Write the weights of `source` as Hugging Face folder `output`, with config and tokenizer of checkpoint `folder`."""
+    limit = hf_files.parse_size(max_shard_size)
     config = hf_config_of(folder, architecture)
     weights = rules.weights(families.get(architecture.family).RULES, architecture)
-    reader = TorchDistReader(folder)
-    check_stored(reader, weights, where=str(folder))
-    target = dtypes.target_dtype(dtype, {weight.megatron: reader.dtype(weight.megatron) for weight in weights},
+    check_stored(source, weights, where=str(folder))
+    target = dtypes.target_dtype(dtype, {weight.megatron: source.dtype(weight.megatron) for weight in weights},
                                  where=str(folder))
     files = hf_files.shards([dict(weight.hf) for weight in weights], target.itemsize, limit)
     with cli.write_beside(output) as partial:
         if (folder / checkpoint_layout.HF_FOLDER).is_dir():
             hf_files.copy_companions(folder / checkpoint_layout.HF_FOLDER, partial)
-        hf_files.write_weights(partial, files, _tensors(reader, weights, target), target)
+        hf_files.write_weights(partial, files, _tensors(source, weights, target), target)
         text = json.dumps(_with_dtype(config, dtypes.NAMES[target]), indent=2, sort_keys=True)
         (partial / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     log.get().info("%s: %s parameters in %s, %d file%s, from %s", output, f"{architecture.parameters:,}",
@@ -78,7 +97,7 @@ def require_same_architecture(found: Architecture, expected: Architecture, *, wh
                                   "the two belong to different models")
 
 
-def check_stored(reader: TorchDistReader, weights: list[rules.Weight], *, where: str) -> None:
+def check_stored(reader: Source, weights: list[rules.Weight], *, where: str) -> None:
     """Refuse a checkpoint whose model tensors are not exactly the architecture's."""
     layers = weights[0].architecture.layers
     for weight in weights:
@@ -93,7 +112,7 @@ def check_stored(reader: TorchDistReader, weights: list[rules.Weight], *, where:
                               f"{weights[0].architecture.family}; exporting would lose it, so nothing is exported")
 
 
-def _tensors(reader: TorchDistReader, weights: list[rules.Weight], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _tensors(reader: Source, weights: list[rules.Weight], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     total = sum(weight.architecture.parameters for weight in weights[:1]) * dtype.itemsize
     with log.progress(total=total, unit="B", label="megatron -> hf", scale=True) as bar:
         for weight in weights:

@@ -16,7 +16,7 @@ from megatron_ft.conversion.megatron_to_hf import require_same_architecture
 from megatron_ft.errors import ConfigError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.runtime import checkpoint_layout, device, hf_files
+from megatron_ft.runtime import checkpoint_layout, device, hf_files, lora_layout
 
 if TYPE_CHECKING:
     import torch
@@ -142,10 +142,10 @@ def megatron_logits(folder: Path, architecture: Architecture, documents: list[Te
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
     from megatron_ft.config import Model
-    from megatron_ft.training import checkpoint, model
+    from megatron_ft.training import model
 
     [stage] = model.build(architecture, parallel=parallel, model=Model(precision="fp32"), device=place.device)
-    checkpoint.load_model([stage], folder)
+    _load(stage, folder)
     stage.eval()
     home = next(stage.parameters()).device
     lengths = [len(document) for document in documents]
@@ -163,6 +163,20 @@ def megatron_logits(folder: Path, architecture: Architecture, documents: list[Te
             forward_step_func=forward, data_iterator=None, model=[stage], num_microbatches=1, seq_length=ids.shape[1],
             micro_batch_size=1, forward_only=True, collect_non_loss_data=True)
     return collected[0][0].float().cpu() if collected else None
+
+
+def _load(stage: torch.nn.Module, folder: Path) -> None:
+    """The weights of a checkpoint; of a LoRA checkpoint its base's, with the adapters on top."""
+    from megatron_ft.training import checkpoint, lora
+
+    manifest = checkpoint_layout.Manifest.read(folder)
+    settings = lora_layout.of(manifest)
+    if settings is not None:
+        base = Path(manifest.source["base"])
+        lora_layout.require_base(manifest, folder, base, option="base model")
+        checkpoint.load_model([stage], base)
+        lora.apply(stage, settings, seed=0)
+    checkpoint.load_model([stage], folder)
 
 
 def compare(reference_TV: Tensor, logits_TV: Tensor, lengths: list[int], tolerance: float) -> Comparison:

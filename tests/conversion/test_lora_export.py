@@ -1,0 +1,111 @@
+"""LoRA checkpoints as PEFT folders and merged models: the logits of peft, of megatron-core at any layout, of the merged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_ft.config import Lora
+from megatron_ft.conversion import lora_to_hf
+from tests.small_models import VARIANTS
+from tests.training.lora_programs import write_adapters
+
+LENGTHS = [17, 1, 5, 29, 2, 42]  # sums to 96: a multiple of tp for sequence parallelism
+ALL = ("qkv", "proj", "fc1", "fc2")
+LAYOUTS = {"one rank": {}, "tp2, sequence parallel": {"tp": 2, "sequence_parallel": True}, "tp2 x pp2": {"tp": 2, "pp": 2}}
+
+
+def documents(vocabulary: int) -> list[torch.Tensor]:
+    from megatron_ft.conversion.verify import SEED
+
+    generator = torch.Generator().manual_seed(SEED)
+    return [torch.randint(0, vocabulary, (length,), generator=generator) for length in LENGTHS]
+
+
+def hf_logits(model: torch.nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        return torch.cat([model(ids[None]).logits[0] for ids in documents(model.config.vocab_size)]).numpy()
+
+
+def load(folder: Path) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def with_peft(hf: Path, adapter: Path) -> torch.nn.Module:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load(hf), adapter).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(bases, tmp_path_factory):
+    """(family, variant, linears) -> base's Hugging Face folder, LoRA checkpoint root, its PEFT folder, its merged folder."""
+    made = {}
+
+    def export(family: str, variant: str, linears: tuple[str, ...] = ALL) -> tuple[Path, Path, Path, Path]:
+        if (family, variant, linears) not in made:
+            hf, base = bases(family, variant)
+            root = tmp_path_factory.mktemp("lora")
+            write_adapters(base, root / "checkpoints", Lora(rank=5, alpha=7.0, linears=linears))
+            made[family, variant, linears] = (
+                hf, root / "checkpoints", lora_to_hf.convert(root / "checkpoints", root / "adapter", form="adapter"),
+                lora_to_hf.convert(root / "checkpoints", root / "merged", form="merged"))
+        return made[family, variant, linears]
+
+    return export
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("family, variant", VARIANTS)
+def test_merged_is_what_peft_computes_on_top_of_the_base(exported, family, variant):
+    hf, _, adapter, merged = exported(family, variant)
+    expected = hf_logits(with_peft(hf, adapter))
+    assert_close(hf_logits(load(merged)), expected)
+    assert np.abs(hf_logits(load(hf)) - expected).max() > 0.1 * np.abs(expected).max(), "the adapters must matter"
+
+
+@pytest.mark.parametrize("parallel", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("family, variant", [("starcoder", "mqa"), ("llama", "gqa"), ("llama", "mqa_tied_llama3")])
+def test_megatron_core_computes_what_peft_does_at_any_layout(pool, exported, family, variant, parallel):
+    hf, checkpoints, adapter, _ = exported(family, variant)
+    found = pool.run(parallel.get("tp", 1) * parallel.get("pp", 1), "tests.training.programs:logits",
+                     checkpoint=str(checkpoints), parallel=parallel, lengths=LENGTHS)
+    [logits] = [logits for logits in found if logits is not None]
+    assert_close(logits, hf_logits(with_peft(hf, adapter)))
+
+
+@pytest.mark.parametrize("family, variant, linears, modules", [
+    ("starcoder", "mqa", ALL, ["c_attn", "c_fc", "c_proj"]),
+    ("starcoder", "mqa", ("proj",), ["attn.c_proj"]),
+    ("starcoder", "mqa", ("qkv", "fc2"), ["c_attn", "mlp.c_proj"]),
+    ("llama", "gqa", ("qkv", "fc1"), ["gate_proj", "k_proj", "q_proj", "up_proj", "v_proj"]),
+])
+def test_the_adapter_config_names_exactly_the_adapted_linears(exported, family, variant, linears, modules):
+    """Both of a StarCoder layer's output projections are called c_proj: an adapter on one must not land on the other."""
+    hf, _, adapter, merged = exported(family, variant, linears)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["target_modules"] == modules
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (5, 7, str(hf))
+    model = with_peft(hf, adapter)
+    stored = load_file(adapter / "adapter_model.safetensors")
+    assert {name.replace(".default", "") for name in model.state_dict() if "lora_" in name} == set(stored)
+    assert_close(hf_logits(load(merged)), hf_logits(model))
+
+
+def test_weights_without_an_adapter_are_the_bases_bit_for_bit(exported):
+    hf, _, _, merged = exported("llama", "gqa", ("qkv", "fc1"))
+    before, after = load_file(hf / "model.safetensors"), load_file(merged / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert sorted(before) == sorted(after)
+    assert changed == {f"model.layers.{layer}.{linear}.weight" for layer in range(4) for linear in
+                       ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")}
