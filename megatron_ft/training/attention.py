@@ -58,9 +58,10 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, cu_seqlens: Tensor, *, s
     k_THE = k_TKE.repeat_interleave(repeats, dim=1) if repeats > 1 else k_TKE
     v_THE = v_TKE.repeat_interleave(repeats, dim=1) if repeats > 1 else v_TKE
     lengths = cu_seqlens.diff().tolist()
+    # With a batch dimension (of one): without it torch takes no flash kernel and keeps the scores of every pair of tokens.
     documents = [
-        scaled_dot_product_attention(q_nHE.transpose(0, 1), k_nHE.transpose(0, 1), v_nHE.transpose(0, 1),
-                                     dropout_p=dropout, is_causal=True, scale=scale).transpose(0, 1)
+        scaled_dot_product_attention(q_nHE.transpose(0, 1)[None], k_nHE.transpose(0, 1)[None], v_nHE.transpose(0, 1)[None],
+                                     dropout_p=dropout, is_causal=True, scale=scale)[0].transpose(0, 1)
         for q_nHE, k_nHE, v_nHE in zip(q_THE.split(lengths), k_THE.split(lengths), v_THE.split(lengths), strict=True)
         if len(q_nHE)]
     return torch.cat(documents).flatten(1)

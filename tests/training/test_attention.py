@@ -69,3 +69,11 @@ def test_flash_on_cuda_is_the_dense_one(heads, groups):
     expected = brute_force(*(tensor.detach().double().cpu() for tensor in (q, k, v)), LENGTHS, 0.125)
     relative = (found.detach().double().cpu() - expected).norm() / expected.norm()
     assert relative < 1e-2
+
+
+def test_what_attention_keeps_grows_with_the_tokens_not_with_their_pairs():
+    tensors = [torch.randn(600, heads, 8, requires_grad=True) for heads in (6, 2, 2)]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        attend(*tensors, torch.tensor([0, 600], dtype=torch.int32), scale=0.3)
+    assert max(tensor.untyped_storage().nbytes() for tensor in kept) <= 600 * 6 * 8 * 4
