@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from megatron_ft import cli
-from megatron_ft.training import metrics
+from megatron_ft.training import run_folder
 
 LAYOUTS = {"tp2pp2": (4, ["parallel.tp=2", "parallel.pp=2", "parallel.sequence_parallel=true"]), "dp2": (2, [])}
 ROW_TOKENS, ROWS_PER_STEP = 512, 4
@@ -69,7 +69,7 @@ def train(name: str, work: Path, steps: int) -> tuple[list[dict], float]:
     seconds = run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "-m", "megatron_ft.train",
                   work / "config.toml", f"load.from={work / 'base'}", f"run.dir={work / name}", f"run.steps={steps}",
                   f"data.train=['0:0.95 {data}']", f"data.valid=['0.95:1 {data}']", *overrides)
-    return metrics.read(work / name), seconds
+    return run_folder.read(work / name / run_folder.METRICS), seconds
 
 
 def config_text() -> str:

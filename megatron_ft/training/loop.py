@@ -17,7 +17,7 @@ from megatron_ft.runtime import groups
 from megatron_ft.runtime.checkpoint_layout import HF_FOLDER, Manifest
 from megatron_ft.runtime.device import Device
 from megatron_ft.runtime.groups import Place
-from megatron_ft.training import checkpoint, kernels, model, optimizer, step
+from megatron_ft.training import checkpoint, kernels, model, optimizer, spikes, step
 from megatron_ft.training.checkpoint import Progress
 from megatron_ft.training.metrics import Metrics
 from megatron_ft.training.schedule import learning_rate
@@ -29,8 +29,8 @@ def train(setup: Setup, device: Device) -> None:
     config, plan = setup.config, setup.plan
     with groups.start(setup.process, device, config.parallel, timeout_minutes=config.runtime.timeout_minutes) as place:
         chunks, adam, progress = start(setup, place)
-        metrics = Metrics(Path(config.run.dir), plan, first_step=progress.step, every_steps=config.log.every_steps,
-                          tensorboard=config.log.tensorboard, enabled=place.rank == 0)
+        metrics = Metrics(config, plan, setup.architecture, place, first_step=progress.step)
+        watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
         setup.loader.position = progress.rows
         if progress.step == 0:
             validate(setup, chunks, place, metrics, number=0)
@@ -40,13 +40,17 @@ def train(setup: Setup, device: Device) -> None:
             optimizer.set_learning_rate(adam, rate, config.optim.weight_decay)
             groups.seed(step_seed(config.run.seed, number), place)
             batches = next(setup.loader)
+            data_seconds = time.perf_counter() - started
             result = step.train_step(chunks, adam, batches, weighting=config.loss.weighting, place=place)
+            seconds = time.perf_counter() - started
+            watch.step(number + 1, result, batches)
             _require_finite(setup, result, number + 1)
-            metrics.step(number + 1, result, rate=rate, seconds=time.perf_counter() - started, epoch=setup.loader.epoch)
+            metrics.step(number + 1, result, rate=rate, seconds=seconds, data_seconds=data_seconds, epoch=setup.loader.epoch)
             if due(number + 1, config.validation.every_steps, plan.steps):
                 validate(setup, chunks, place, metrics, number=number + 1)
             if due(number + 1, config.checkpoint.every_steps, plan.steps):
                 save(setup, chunks, adam, Progress(number + 1, setup.loader.position))
+                metrics.event("checkpoint", number + 1)
         metrics.close()
         log.get().info("done: %d steps; checkpoint in %s", plan.steps, setup.checkpoints)
 

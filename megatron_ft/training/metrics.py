@@ -1,118 +1,129 @@
-"""What a run says of itself while it works: terminal, metrics.jsonl and TensorBoard; written by rank 0 alone."""
+"""What a run says of itself while it works: terminal, metrics.jsonl and the trackers; written by rank 0."""
 
 from __future__ import annotations
 
 import datetime
-import json
+import importlib.metadata
+import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from megatron_ft import cli, log
+import torch
+
+import megatron_ft
+from megatron_ft import log
+from megatron_ft.config import Config
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime.groups import Place
+from megatron_ft.training import run_folder, throughput, trackers
 from megatron_ft.training.plan import Plan
 from megatron_ft.training.step import StepResult, Totals
 
-METRICS_FILE = "metrics.jsonl"
-
 
 class Metrics:
-    """Sums up the steps between two log lines and writes them; on other ranks than 0 every method does nothing."""
+    """Sums up the steps between two log lines and writes them. Every rank has one; those other than 0 tell their memory."""
 
-    def __init__(self, run_dir: Path, plan: Plan, *, first_step: int, every_steps: int, tensorboard: bool,
-                 enabled: bool) -> None:
-        self.enabled = enabled
-        self._plan, self._every = plan, every_steps
-        if not enabled:
+    def __init__(self, config: Config, plan: Plan, architecture: Architecture, place: Place, *, first_step: int) -> None:
+        """Open the run's files; what they hold of steps after `first_step`, which are done again, is taken out."""
+        self._config, self._plan, self._architecture, self._place = config, plan, architecture, place
+        self._interval = throughput.Interval()
+        self._peak = throughput.peak_flops(config, place.device)
+        self._is_writer = place.rank == 0
+        if not self._is_writer:
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self._path = run_dir / METRICS_FILE
-        drop_after(self._path, first_step)
-        self._board = _board(run_dir, first_step) if tensorboard else None
+        self._dir = Path(config.run.dir)
+        self._dir.mkdir(parents=True, exist_ok=True)
+        before = run_folder.read(self._dir / run_folder.METRICS)
+        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=first_step)
+        spikes = run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=first_step)
+        run_folder.keep(self._dir / run_folder.EVENTS, up_to_step=float("inf"))
+        self._skipped = sum(line["reason"] == run_folder.NOT_FINITE for line in spikes)
+        self._trackers = trackers.start(config, first_step=first_step, before=before, kept=kept)
         # A batch job's log has its lines from `step`; a bar in it would only repeat them.
         self._bar = log.progress(total=plan.steps, initial=first_step, unit="step", label="train",
                                  enabled=sys.stderr.isatty())
-        self._results: list[StepResult] = []
-        self._seconds = 0.0
+        self.event("resume" if first_step else "start", first_step, plan=plan.lines(), versions=_versions(place))
 
-    def step(self, number: int, result: StepResult, *, rate: float, seconds: float, epoch: float) -> None:
-        """Take note of optimizer step `number` (counted from 1); write a line when one is due."""
-        if not self.enabled:
-            return
-        self._results.append(result)
-        self._seconds += seconds
-        self._bar.update()
-        self._bar.set_postfix(loss=f"{result.totals.loss:.4f}", refresh=False)
-        if number % self._every == 0 or number == self._plan.steps:
-            self._write(number, self._summary(number, rate, epoch))
-            self._results, self._seconds = [], 0.0
+    def step(self, number: int, result: StepResult, *, rate: float, seconds: float, data_seconds: float, epoch: float) -> None:
+        """Take note of optimizer step `number` (counted from 1); write a line when one is due.
+
+        Args:
+            seconds: of the whole step, `data_seconds` for its batches included.
+        """
+        self._interval.add(result, seconds=seconds, data_seconds=data_seconds)
+        is_due = number % self._config.log.every_steps == 0 or number == self._plan.steps
+        if self._is_writer:
+            self._skipped += not result.updated
+            self._bar.update()
+            self._bar.set_postfix(loss=f"{result.totals.loss:.4f}", refresh=False)
+        if is_due:
+            memory = throughput.largest_over_ranks(throughput.peak_memory(self._place.device), self._place.device)
+            if self._is_writer:
+                self._training_line(number, rate, epoch, memory)
+            self._interval = throughput.Interval()
 
     def validation(self, number: int, by_tag: dict[str, Totals]) -> None:
         """Write the validation losses after step `number`."""
-        if not self.enabled:
+        if not self._is_writer:
             return
         totals = Totals.sum(by_tag.values())
-        log.get().info("step %d/%d  validation loss %.4f over %s supervised tokens", number, self._plan.steps, totals.loss,
-                       f"{totals.supervised:,}")
-        self._append({"step": number, "valid_loss": totals.loss, "valid_supervised_tokens": totals.supervised})
-        if self._board:
-            self._board.add_scalar("validation/loss", totals.loss, number)
+        parts = "  ".join(f"{tag} {part.loss:.4f}" for tag, part in by_tag.items()) if len(by_tag) > 1 else ""
+        log.get().info("step %d/%d  validation loss %.4f over %s supervised tokens%s", number, self._plan.steps, totals.loss,
+                       f"{totals.supervised:,}", f"  ({parts})" if parts else "")
+        self._write({"step": number, "valid_loss": totals.loss, "valid_supervised_tokens": totals.supervised,
+                     "valid": {tag: {"loss": part.loss, "supervised_tokens": part.supervised} for tag, part in by_tag.items()}})
+
+    def event(self, kind: str, number: int, **details: Any) -> None:
+        """Take note of something that happened after step `number`, for the report."""
+        if self._is_writer:
+            run_folder.append(self._dir / run_folder.EVENTS, {"step": number, "event": kind, **details})
 
     def close(self) -> None:
-        """Flush what is buffered."""
-        if not self.enabled:
+        """Write what is buffered."""
+        if not self._is_writer:
             return
         self._bar.close()
-        if self._board:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
-    def _summary(self, number: int, rate: float, epoch: float) -> dict[str, Any]:
-        totals = [result.totals for result in self._results]
-        tokens, supervised = sum(t.tokens for t in totals), sum(t.supervised for t in totals)
-        positions = len(totals) * self._plan.rows_per_step * self._plan.row_tokens
-        per_step = self._seconds / len(totals)
-        return {"step": number, "loss": sum(t.loss_sum for t in totals) / max(1, sum(t.weight for t in totals)),
-                "lr": rate, "grad_norm": self._results[-1].grad_norm, "tokens_per_s": tokens / self._seconds,
-                "supervised_share": supervised / max(1, tokens), "row_fill": tokens / positions,
-                "seconds_per_step": per_step, "eta_s": (self._plan.steps - number) * per_step, "epoch": epoch,
-                "rows": number * self._plan.rows_per_step}
+    def _training_line(self, number: int, rate: float, epoch: float, memory: tuple[int, int]) -> None:
+        line = {"step": number, "lr": rate, "epoch": epoch, "rows": number * self._plan.rows_per_step,
+                "skipped_steps": self._skipped, "memory_bytes": memory[0],
+                **self._interval.figures(self._plan, self._config, self._architecture, peak=self._peak)}
+        if self._place.device == "cuda":
+            line["reserved_bytes"] = memory[1]
+        line["eta_s"] = (self._plan.steps - number) * line["seconds_per_step"]
+        log.get().info("step %d/%d  %s", number, self._plan.steps, described(line))
+        self._write(line)
 
-    def _write(self, number: int, line: dict[str, Any]) -> None:
-        eta = datetime.timedelta(seconds=round(line["eta_s"]))
-        log.get().info("step %d/%d  loss %.4f  lr %.2e  grad norm %.3f  %s tokens/s  supervised %.0f%%  fill %.0f%%  ETA %s",
-                       number, self._plan.steps, line["loss"], line["lr"], line["grad_norm"],
-                       f"{line['tokens_per_s']:,.0f}", 100 * line["supervised_share"], 100 * line["row_fill"], eta)
-        self._append(line)
-        if self._board:
-            for name in ("loss", "lr", "grad_norm", "tokens_per_s", "supervised_share", "row_fill"):
-                self._board.add_scalar(f"train/{name}", line[name], number)
-
-    def _append(self, line: dict[str, Any]) -> None:
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**line, "time": round(time.time(), 3)}) + "\n")
+    def _write(self, line: dict[str, Any]) -> None:
+        run_folder.append(self._dir / run_folder.METRICS, line)
+        for tracker in self._trackers:
+            tracker.write(line)
 
 
-def read(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, oldest first."""
-    with open(run_dir / METRICS_FILE, encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
+def described(line: dict[str, Any]) -> str:
+    """A training line of metrics.jsonl as the terminal shows it.
+
+    >>> described({"loss": 0.0113, "lr": 3.05e-4, "grad_norm": 0.019, "tokens_per_s": 5920.4, "tflops_per_gpu": 0.0123,
+    ...            "memory_bytes": 61.2e9, "supervised_share": 0.58, "padding_share": 0.05, "eta_s": 2.1, "skipped_steps": 0})
+    'loss 0.0113  lr 3.05e-04  grad norm 0.02  5,920 tokens/s  0.0123 TFLOP/s  61.2 GB  supervised 58%  padding 5%  ETA 0:00:02'
+    """
+    speed = f"MFU {line['mfu']:.1%}" if "mfu" in line else f"{line['tflops_per_gpu']:.3g} TFLOP/s"
+    parts = [f"loss {line['loss']:.4f}", f"lr {line['lr']:.2e}", f"grad norm {line['grad_norm']:.2f}",
+             f"{line['tokens_per_s']:,.0f} tokens/s", speed, f"{line['memory_bytes'] / 1e9:.3g} GB",
+             f"supervised {line['supervised_share']:.0%}", f"padding {line['padding_share']:.0%}"]
+    if "loss_scale" in line:
+        parts.append(f"scale {line['loss_scale']:g}")
+    if line["skipped_steps"]:
+        parts.append(f"{line['skipped_steps']} skipped")
+    return "  ".join([*parts, f"ETA {datetime.timedelta(seconds=round(line['eta_s']))}"])
 
 
-def drop_after(path: Path, step: int) -> None:
-    """Take lines of steps after `step` out of a metrics file: a resumed run does those steps again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # the line that was being written when the run was killed
-    cli.write_text_atomically(path, "".join(kept))
-
-
-def _board(run_dir: Path, first_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
+def _versions(place: Place) -> dict[str, str]:
+    packages = ("torch", "megatron-core", "transformers", "numpy")
+    found = {"megatron_ft": megatron_ft.__version__, "python": platform.python_version()}
+    found |= {name: importlib.metadata.version(name) for name in packages}
+    found["device"] = f"{place.size} x {torch.cuda.get_device_name()}" if place.device == "cuda" else f"{place.size} x CPU"
+    return found

@@ -13,6 +13,7 @@ from megatron_ft.errors import CheckpointError, ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.runtime.device import Process
+from megatron_ft.training import trackers
 from megatron_ft.training.plan import Plan, check_layout, make
 
 
@@ -44,6 +45,7 @@ class Setup:
 
 def prepare(config: Config, process: Process) -> Setup:
     """Check everything; raises ConfigError, DataError or CheckpointError, the same on every rank."""
+    trackers.require_installed(config.log)
     base = layout.find(config.load.base)
     manifest = layout.Manifest.read(base)
     architecture = manifest.architecture

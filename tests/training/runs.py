@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from megatron_ft.training import metrics
+from megatron_ft.training import run_folder
 
 STEPS = 6
 
@@ -32,7 +32,7 @@ def run(pool: Any, size: int, settings: dict[str, Any], *, stop_after: int | Non
     settings["parallel"] = settings.get("parallel", {})
     left_running = pool.run(size, "tests.training.programs:train", config=settings, stop_after=stop_after)
     assert not any(left_running), "a process that a run leaves behind stays for ever when its rank is killed"
-    return metrics.read(Path(settings["run"]["dir"]))
+    return run_folder.read(Path(settings["run"]["dir"]) / run_folder.METRICS)
 
 
 def curve(lines: list[dict[str, Any]], field: str = "loss") -> list[float]:

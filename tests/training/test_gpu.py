@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 import torch
 
-from megatron_ft.training import metrics
+from megatron_ft.training import run_folder
 from tests.training.runs import config, curve
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -24,5 +24,5 @@ def test_cuda_gives_the_cpus_curve(bases, dataset, tmp_path, family, variant, pr
                           runtime__device=device)
         (tmp_path / f"{device}.toml").write_text(tomli_w.dumps(settings))
         subprocess.run([sys.executable, "-m", "megatron_ft.train", str(tmp_path / f"{device}.toml")], check=True)
-        curves.append(curve(metrics.read(tmp_path / device)))
+        curves.append(curve(run_folder.read(tmp_path / device / run_folder.METRICS)))
     assert curves[1] == pytest.approx(curves[0], rel=tolerance)

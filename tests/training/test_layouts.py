@@ -41,7 +41,7 @@ def test_the_layout_does_not_matter(pool, bases, dataset, one_rank, tmp_path, fa
     assert curve(lines) == pytest.approx(curve(expected), rel=1e-5)
     assert curve(lines, "grad_norm") == pytest.approx(curve(expected, "grad_norm"), rel=2e-5)
     assert curve(lines, "valid_loss") == pytest.approx(curve(expected, "valid_loss"), rel=1e-5)
-    for field in ("supervised_share", "row_fill", "lr", "rows"):
+    for field in ("supervised_share", "padding_share", "lr", "rows"):
         assert curve(lines, field) == curve(expected, field)
 
 
