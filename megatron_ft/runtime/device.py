@@ -25,6 +25,8 @@ class Process:
     """Processes of the run on this machine."""
     address: str
     port: int
+    store_is_open: bool = False
+    """torchrun's own process holds the rendezvous there; else rank 0 opens it."""
 
 
 def choose(setting: str) -> Device:
@@ -48,15 +50,16 @@ def process_of(environment: dict[str, str]) -> Process:
 
     >>> process_of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
     ...             "MASTER_ADDR": "n0", "MASTER_PORT": "29500"})
-    Process(rank=3, size=4, local_rank=1, local_size=2, address='n0', port=29500)
+    Process(rank=3, size=4, local_rank=1, local_size=2, address='n0', port=29500, store_is_open=False)
     >>> process_of({})
-    Process(rank=0, size=1, local_rank=0, local_size=1, address='127.0.0.1', port=0)
+    Process(rank=0, size=1, local_rank=0, local_size=1, address='127.0.0.1', port=0, store_is_open=False)
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = int(environment["WORLD_SIZE"])
         return Process(int(environment["RANK"]), size, int(environment.get("LOCAL_RANK", "0")),
                        int(environment.get("LOCAL_WORLD_SIZE", size)),
-                       environment.get("MASTER_ADDR", "127.0.0.1"), int(environment.get("MASTER_PORT", "0")))
+                       environment.get("MASTER_ADDR", "127.0.0.1"), int(environment.get("MASTER_PORT", "0")),
+                       environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
     if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
         port = FIRST_JOB_PORT + int(environment.get("SLURM_JOB_ID", "0")) % JOB_PORTS
         local = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "1"))

@@ -11,6 +11,7 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 
 from megatron_ft.config import Parallel
+from megatron_ft.runtime import rendezvous
 from megatron_ft.runtime.device import Device, Process
 
 
@@ -27,21 +28,23 @@ class Place:
     first_stage: bool
     last_stage: bool
     device: Device
+    store: torch.distributed.Store | None = None
+    """Keys and values that all ranks see, for what is said beside the collectives; None where `layout` alone made this."""
 
 
 @contextlib.contextmanager
 def start(process: Process, device: Device, parallel: Parallel, *, timeout_minutes: float) -> Iterator[Place]:
-    """The run's process groups, from rendezvous to tear-down.
+    """The run's process groups, from rendezvous to tear-down; TrainingError when a process does not come.
 
     The caller has checked that tp * pp divides the number of processes (`training.plan.make`).
     """
+    store = rendezvous.meet(process, timeout_s=60 * timeout_minutes)
     torch.distributed.init_process_group(
-        backend="nccl" if device == "cuda" else "gloo", world_size=process.size, rank=process.rank,
-        init_method=f"tcp://{process.address}:{process.port or free_port()}",
+        backend="nccl" if device == "cuda" else "gloo", world_size=process.size, rank=process.rank, store=store,
         timeout=datetime.timedelta(minutes=timeout_minutes))
     try:
         with layout(parallel, device, timeout_minutes=timeout_minutes) as place:
-            yield place
+            yield dataclasses.replace(place, store=store)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -75,7 +78,7 @@ def seed(value: int, place: Place) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now; for a process that runs alone."""
+    """A TCP port of this machine that nobody listens on now."""
     import socket
 
     with socket.socket() as probe:
