@@ -12,15 +12,16 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
+from megatron_ft.errors import ConfigError
 from megatron_ft.runtime.device import Device
 from megatron_ft.training.attention import PackedAttention, flash_available
-from megatron_ft.training.mlp import RecomputableMLP
+from megatron_ft.training.mlp import SecondLinear
 from megatron_ft.training.norm import LayerNorm, RMSNorm
 
 if not random.HAVE_TE:
@@ -36,6 +37,8 @@ class Kernels:
     fused_weight_gradients: bool
     """apex's fused_weight_gradient_mlp_cuda adds weight gradients straight into the fp32 buffer."""
     device: Device
+    lora: bool = False
+    """Adapters go on the local layers' linears; transformer-engine's hold the norms too and leave no place for them."""
 
     def describe(self) -> str:
         """One line for the log."""
@@ -46,15 +49,22 @@ class Kernels:
         else:
             layers, attention = "local spec", "SDPA per document"
         fused = ", weight gradients fused by apex" if self.fused_weight_gradients else ""
-        return f"kernels: layers {layers}, attention {attention}{fused}, on {self.device}"
+        lora = " with LoRA" if self.lora else ""
+        return f"kernels: layers {layers}{lora}, attention {attention}{fused}, on {self.device}"
 
 
-def choose(device: Device) -> Kernels:
-    """The best kernels that are installed: none of the optional ones on the CPU."""
-    if device == "cpu":
-        return Kernels(transformer_engine=False, fused_weight_gradients=False, device=device)
-    return Kernels(transformer_engine=_imports("transformer_engine.pytorch"),
-                   fused_weight_gradients=_imports("fused_weight_gradient_mlp_cuda"), device=device)
+def choose(device: Device, setting: str = "auto", *, lora: bool = False) -> Kernels:
+    """The best kernels that are installed, as far as `runtime.kernels` lets them; with LoRA and on the CPU the local ones.
+
+    ConfigError where transformer-engine is insisted on and cannot be used.
+    """
+    if setting == "transformer_engine" and (device == "cpu" or not _imports("transformer_engine.pytorch")):
+        reason = "runs on CUDA only" if device == "cpu" else "does not import in this Python"
+        raise ConfigError(f"runtime.kernels: 'transformer_engine', which {reason}, and runtime.device is '{device}'; "
+                          "install it (pip install 'megatron_ft[gpu]') or use runtime.kernels=auto")
+    optional = device == "cuda" and not lora
+    return Kernels(transformer_engine=optional and setting != "local" and _imports("transformer_engine.pytorch"),
+                   fused_weight_gradients=optional and _imports("fused_weight_gradient_mlp_cuda"), device=device, lora=lora)
 
 
 def _imports(module: str) -> bool:
@@ -83,8 +93,7 @@ def _local_layer(norm: type) -> ModuleSpec:
         module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(linear_qkv=ColumnParallelLinear, core_attention=PackedAttention,
                                            linear_proj=RowParallelLinear, q_layernorm=IdentityOp, k_layernorm=IdentityOp))
-    mlp = ModuleSpec(module=RecomputableMLP,
-                     submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
+    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=SecondLinear))
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(

@@ -11,10 +11,15 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.optimizer.optimizer_config import ParamKey
 
 from megatron_ft.config import Config, Parallel
 from megatron_ft.training import optimizer_state
 from megatron_ft.training.model import DTYPES
+
+DECAY_GROUPS = {"biases": ("*.bias", "*_bias"), "norms": ("*layernorm.*", "*.layer_norm_*"),
+                "embeddings": ("*.word_embeddings.*", "*.position_embeddings.*")}
+"""optim.no_decay -> patterns of parameter names, of the local layer spec and of transformer-engine's."""
 
 
 def wrap(chunks: Sequence[torch.nn.Module], config: Config) -> list[DistributedDataParallel]:
@@ -61,7 +66,14 @@ def build(chunks: Sequence[DistributedDataParallel], config: Config) -> Megatron
         initial_loss_scale=optim.initial_loss_scale, loss_scale_window=optim.loss_scale_window,
         params_dtype=DTYPES[config.model.precision], overlap_param_gather=_gathers_while_computing(config.parallel),
         use_distributed_optimizer=config.parallel.distributed_optimizer)
-    return get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=False)
+    return get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=False,
+                                  config_overrides=_without_decay(optim.no_decay))
+
+
+def _without_decay(groups: Sequence[str]) -> dict[ParamKey, dict[str, float]]:
+    """megatron-core's override for the weights in some groups of optim.no_decay."""
+    names = tuple(pattern for group in groups for pattern in DECAY_GROUPS[group])
+    return {ParamKey(name=names): {"wd_mult": 0.0}} if names else {}
 
 
 @torch.no_grad()

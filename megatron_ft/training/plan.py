@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from megatron_ft.config import Config, Parallel
+from megatron_ft.config import Config, Memory, Parallel
 from megatron_ft.errors import ConfigError
 from megatron_ft.families.architecture import Architecture
 
@@ -73,6 +73,14 @@ def check_layout(architecture: Architecture, parallel: Parallel, *, processes: i
     return processes // (tp * pp)
 
 
+def _check_recomputation(pieces: Sequence[int], memory: Memory) -> None:
+    together = memory.layers
+    if memory.recompute == "full" and any(layers % together for layers in pieces):
+        odd = next(layers for layers in pieces if layers % together)
+        raise ConfigError(f"memory.layers: {together} does not divide the {odd} layers of a pipeline piece, which are to be "
+                          f"recomputed {together} at a time; use one of {divisors(math.gcd(*pieces))}")
+
+
 def stage_layers(layers: int, parallel: Parallel) -> tuple[int, ...]:
     """Layers of each of the pp x virtual_stages pieces in the model's order; piece k is on pipeline stage k % pp.
 
@@ -134,6 +142,7 @@ def make(config: Config, architecture: Architecture, *, processes: int, rows_per
         raise ConfigError(f"data.rows_per_step: {data.rows_per_step} is not a multiple of {data.rows_per_micro_batch} "
                           f"row/micro-batch x {dp} dp = {unit}; use {nearest(data.rows_per_step, unit)}")
     parallel, micro_batches = config.parallel, data.rows_per_step // unit
+    _check_recomputation(stage_layers(architecture.layers, parallel), config.memory)
     if parallel.virtual_stages > 1 and micro_batches % parallel.pp:
         raise ConfigError(f"data.rows_per_step: {data.rows_per_step} makes {micro_batches} micro-batches a step, which "
                           f"parallel.virtual_stages={parallel.virtual_stages} takes in turns of parallel.pp={parallel.pp}; use "

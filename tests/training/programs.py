@@ -130,3 +130,52 @@ def train(process: Process, *, config: dict[str, Any], stop_after: int | None = 
     finally:
         step.train_step = original
     return []
+
+
+def curves(process: Process, *, config: dict[str, Any],
+           layouts: list[dict[str, dict[str, Any]]]) -> list[list[tuple[float, float]]]:
+    """(loss, gradient norm) of each step of one run after the other, each with its own parallel and memory settings.
+
+    Nothing is saved.
+    """
+    from megatron.core import parallel_state
+
+    from megatron_ft.runtime import groups
+    from megatron_ft.training import setup
+
+    found = []
+    with groups.start(process, "cpu", Parallel(), timeout_minutes=2):
+        for layout in layouts:
+            parallel_state.destroy_model_parallel()
+            checked = setup.prepare(parse({**config, **layout}), process)
+            with groups.layout(checked.config.parallel, "cpu") as place:
+                found.append(_curve(checked, place))
+    return found
+
+
+def _curve(checked: Any, place: Any) -> list[tuple[float, float]]:
+    from megatron_ft.runtime import groups
+    from megatron_ft.training import loop, optimizer, step
+    from megatron_ft.training.schedule import learning_rate
+
+    config, steps = checked.config, checked.plan.steps
+    chunks, adam, _ = loop.start(checked, place)
+    results = []
+    for number in range(steps):
+        rate = learning_rate(number, config.optim, steps=steps, warmup_steps=checked.plan.warmup_steps)
+        optimizer.set_learning_rate(adam, rate, config.optim.weight_decay)
+        groups.seed(loop.step_seed(config.run.seed, number), place)
+        results.append(step.train_step(chunks, adam, next(checked.loader), weighting=config.loss.weighting, place=place))
+    return [(result.totals.loss, result.grad_norm) for result in results]
+
+
+def decayed_parameters(process: Process, *, config: dict[str, Any]) -> list[str]:
+    """Names of the parameters whose weight decay is not zero."""
+    from megatron_ft.runtime import groups
+    from megatron_ft.training import loop, setup
+
+    checked = setup.prepare(parse({**config, "parallel": {"distributed_optimizer": False}}), process)
+    with groups.start(process, "cpu", checked.config.parallel, timeout_minutes=2) as place:
+        [chunk], adam, _ = loop.start(checked, place)
+        names = {id(parameter): name for name, parameter in chunk.named_parameters()}
+        return [names[id(parameter)] for group in adam.param_groups if group["wd_mult"] for parameter in group["params"]]

@@ -57,6 +57,7 @@ def test_epochs_that_differ_are_counted_in_their_own_rows_and_said_to_be_about()
      "120 makes 30 micro-batches a step, which parallel.virtual_stages=2 takes in turns of parallel.pp=4; use 112 or 128"),
     ({"processes": 48}, "data.rows_per_step: 128 is not a multiple of 1 row/micro-batch x 3 dp = 3; use 126 or 129"),
     ({"optim__warmup_steps": 16}, "16 leaves nothing of the run's 16 steps"),
+    ({"memory__recompute": "full", "memory__layers": 4}, "memory.layers: 4 does not divide the 10 layers .* \\[1, 2, 5, 10"),
     ({"parallel__sequence_parallel": True, "data__row_tokens": 2046}, "2046 is not a multiple of parallel.tp=4.* 2044 or 2048"),
 ])
 def test_what_cannot_be_split_is_refused_with_advice(overrides, words):

@@ -1,0 +1,74 @@
+"""Every layout that four processes allow, with every way to recompute, gives one curve: loss and gradient norm of each step."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.training.runs import config
+
+VARIANTS = {"starcoder": "mqa", "llama": "mqa_tied_llama3"}  # both tied, padded, and with fewer groups than tp
+RECOMPUTATIONS = {
+    "none": {"recompute": "none"},
+    "attention": {"recompute": "selective"},
+    "norms and MLPs": {"recompute": "selective", "modules": ["layernorm", "mlp"]},
+    "layers": {"recompute": "full"},
+    "pairs of layers": {"recompute": "full", "layers": 2},
+}
+STEPS = 3
+
+
+def layouts(size: int) -> list[dict]:
+    """All of tp x pp x dp with `size` ranks, sequence parallelism, optimizer, overlap and pieces of the pipeline.
+
+    tp = 4 does not divide the six heads; of four layers only pp = 2 can have two pieces a stage.
+    """
+    found = []
+    for tp, pp in itertools.product([1, 2], [1, 2, 4]):
+        if size % (tp * pp):
+            continue
+        pieces = {1: [{}], 2: [{}, {"virtual_stages": 2}, {"stage_layers": [1, 3]}], 4: [{}]}[pp]
+        for sequence_parallel, distributed, overlap, piece in itertools.product(
+                [False, True] if tp > 1 else [False], [True, False], [True, False] if size > tp * pp else [True], pieces):
+            found.append({"tp": tp, "pp": pp, "sequence_parallel": sequence_parallel, "distributed_optimizer": distributed,
+                          "overlap_grad_reduce": overlap, **piece})
+    return found
+
+
+def divides(together: int, layout: dict) -> bool:
+    """Whether pieces of four layers over a layout's stages hold whole groups of `together` layers."""
+    pieces = layout.get("stage_layers") or [4 // (layout["pp"] * layout.get("virtual_stages", 1))]
+    return all(layers % together == 0 for layers in pieces)
+
+
+@pytest.fixture(scope="module")
+def reference(pool, bases, dataset, tmp_path_factory):
+    """family -> (loss, gradient norm) of each step on one rank, with the plain optimizer and nothing recomputed."""
+    made = {}
+
+    def curve(family):
+        if family not in made:
+            settings = config(bases(family, VARIANTS[family])[1], dataset, tmp_path_factory.mktemp(family), run__steps=STEPS)
+            [made[family]] = pool.run(1, "tests.training.programs:curves", config=settings,
+                                      layouts=[{"parallel": {"distributed_optimizer": False}}])[0]
+        return made[family]
+
+    return curve
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputation", RECOMPUTATIONS.values(), ids=RECOMPUTATIONS.keys())
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("family", VARIANTS)
+def test_no_layout_and_no_recomputation_changes_the_curve(pool, bases, dataset, reference, tmp_path, family, size,
+                                                          recomputation):
+    settings = config(bases(family, VARIANTS[family])[1], dataset, tmp_path, run__steps=STEPS)
+    wanted = [layout for layout in layouts(size) if divides(recomputation.get("layers", 1), layout)]
+    found = pool.run(size, "tests.training.programs:curves", config=settings,
+                     layouts=[{"parallel": layout, "memory": recomputation} for layout in wanted])
+    for rank in range(size):
+        for layout, curve in zip(wanted, found[rank], strict=True):
+            for (loss, norm), (expected_loss, expected_norm) in zip(curve, reference(family), strict=True):
+                assert loss == pytest.approx(expected_loss, rel=1e-5), layout
+                assert norm == pytest.approx(expected_norm, rel=2e-5), layout
