@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -55,3 +57,114 @@ def _count(config: Config, architecture: Architecture, bucket: int | None) -> tu
                 state.update({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
                               for one in kept if isinstance(one, torch.Tensor) and one.dim()})
     return sum(weights.values()), gradients, sum(size for at, size in state.items() if at not in weights)
+
+
+def activation_bytes(process: Process, *, runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple[float, int]]:
+    """Of each (config, architecture): bytes that a layer keeps for its backward pass, and the peak of both passes.
+
+    Kept are a layer's storages, each once, by torch's hooks; the peak is above weights and gradients, by torch's profiler. In
+    half precision attention keeps what the flash kernel keeps, which the CPU does not have, and RMSNorm what CUDA's fused one
+    keeps.
+    """
+    from megatron.core import parallel_state
+
+    from megatron_ft.runtime import groups
+    from megatron_ft.training import attention, norm
+
+    found = []
+    with groups.start(process, "cpu", Parallel(), timeout_minutes=2):
+        for tree, sizes in runs:
+            config = parse(tree)
+            parallel_state.destroy_model_parallel()
+            half = config.model.precision != "fp32"
+            with (groups.layout(config.parallel, "cpu"),
+                  mock.patch.object(attention, "attend", _like_flash() if half else attention.attend),
+                  mock.patch.object(norm.RMSNorm, "forward", _like_fused_norm() if half else norm.RMSNorm.forward)):
+                fewer = _kept_bytes(config, Architecture(**{**sizes, "layers": sizes["layers"] - 2}))
+                kept = (_kept_bytes(config, Architecture(**sizes)) - fewer) / 2
+                found.append((kept, _peak_bytes(config, Architecture(**sizes))))
+    return found
+
+
+def _step(config: Config, architecture: Architecture) -> Callable[[], Any]:
+    """A forward pass over one micro-batch, which is one document; it gives the loss."""
+    import torch
+
+    from megatron_ft.training import model, optimizer
+
+    chunks = model.build(architecture, parallel=config.parallel, model=config.model, memory=config.memory, device="cpu")
+    [chunk] = optimizer.wrap(chunks, config)
+    chunk.train()
+    tokens = torch.arange(config.data.row_tokens)[None] % architecture.vocabulary
+
+    def forward() -> Any:
+        chunk.zero_grad_buffer()
+        documents = model.packed(torch.tensor([0, tokens.shape[1]], dtype=torch.int32), tokens.shape[1])
+        return chunk(input_ids=tokens, position_ids=torch.arange(tokens.shape[1])[None], attention_mask=None, labels=tokens,
+                     packed_seq_params=documents).float().sum()
+
+    forward.weights = {one.untyped_storage().data_ptr() for one in chunk.parameters()}
+    return forward
+
+
+def _kept_bytes(config: Config, architecture: Architecture) -> int:
+    import torch
+
+    forward, kept = _step(config, architecture), []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = forward()
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in kept}  # 0 where it was discarded
+    assert loss.requires_grad
+    return sum(size for at, size in storages.items() if at not in forward.weights)
+
+
+def _peak_bytes(config: Config, architecture: Architecture) -> int:
+    """The least of three: gloo's threads give the buffers of a collective back when they come to it."""
+    import torch
+
+    forward, peaks = _step(config, architecture), []
+    forward().backward()
+    for _ in range(3):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+            forward().backward()
+        events = [one for one in profiler.profiler.kineto_results.events() if one.name() == "[memory]"]
+        peaks.append(max(itertools.accumulate(one.nbytes() for one in sorted(events, key=lambda one: one.start_ns()))))
+    return min(peaks)
+
+
+def _like_flash() -> Callable[..., Any]:
+    import torch
+
+    class Flash(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            output = torch.zeros(query.shape, dtype=query.dtype)
+            ctx.save_for_backward(query, key, value, output, torch.zeros(query.shape[1], query.shape[0]))
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(torch.zeros(one.shape, dtype=one.dtype) for one in ctx.saved_tensors[:3])
+
+    return lambda query, key, value, cu_seqlens, *, scale, dropout: Flash.apply(query, key, value).flatten(1)
+
+
+def _like_fused_norm() -> Callable[..., Any]:
+    import torch
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(values, weight, torch.zeros(values.shape[:-1]))
+            return values.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return gradient.clone(), torch.zeros_like(ctx.saved_tensors[1])
+
+    return lambda norm, values: Norm.apply(values, norm.weight)
