@@ -19,6 +19,7 @@ from torch import Tensor
 
 from megatron_ft.data.loader import Batch
 from megatron_ft.runtime.groups import Place
+from megatron_ft.training.ending import Ending
 from megatron_ft.training.model import packed
 from megatron_ft.training.optimizer import update, whole_weights
 
@@ -75,52 +76,68 @@ def prepare(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer)
 
 
 def train_step(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer, batches: list[Batch], *, weighting: str,
-               place: Place) -> StepResult:
+               place: Place, ending: Ending | None = None) -> StepResult:
     """Forward, backward, reduce, clip, update: over this rank's micro-batches of the step.
 
     A loss or gradient that is not finite leaves weights and optimizer state as they are, on every rank.
+
+    Args:
+        ending: learns from the other ranks whether the run is to end; all ranks give one, or none does.
     """
     for chunk in chunks:
         chunk.train()
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
     losses: list[Tensor] = []
-    totals = run(chunks, batches, weighting=weighting, place=place, losses=losses)
+    totals = run(chunks, batches, weighting=weighting, place=place, losses=losses, ending=ending)
     loss_scale = float(optimizer.get_loss_scale())  # before it is adapted to what the gradients turn out to be
     updated, grad_norm = update(optimizer, finite=math.isfinite(totals.loss_sum))
     return StepResult(totals, grad_norm, updated, loss_scale, tuple(losses))
 
 
 @torch.no_grad()
-def validate(chunks: list[DistributedDataParallel], steps: Iterable[list[Batch]], *, weighting: str, place: Place) -> Totals:
-    """The totals over held-out rows, without dropout and without gradients."""
+def validate(chunks: list[DistributedDataParallel], steps: Iterable[list[Batch]], *, weighting: str, place: Place,
+             ending: Ending | None = None) -> Totals:
+    """The totals over held-out rows, without dropout and without gradients; of fewer rows where the run is to end."""
     for chunk in chunks:
         chunk.eval()
+    found = []
     with whole_weights(chunks):
-        return Totals.sum(run(chunks, batches, weighting=weighting, place=place, forward_only=True) for batches in steps)
+        for batches in steps:
+            found.append(run(chunks, batches, weighting=weighting, place=place, forward_only=True, ending=ending))
+            if ending is not None and ending.agreed:
+                break
+    return Totals.sum(found)
 
 
 def run(chunks: Sequence[torch.nn.Module], batches: list[Batch], *, weighting: str, place: Place,
-        forward_only: bool = False, losses: list[Tensor] | None = None) -> Totals:
+        forward_only: bool = False, losses: list[Tensor] | None = None, ending: Ending | None = None) -> Totals:
     """All micro-batches of a step through the pipeline; gradients are left in the buffers, already divided.
 
     Args:
         losses: gets the loss of every token, a tensor [1, T] per micro-batch, on ranks of the last stage.
+        ending: what this rank was told goes along in the one message in which the totals are summed.
     """
     collected = get_forward_backward_func()(
         forward_step_func=_forward_step(weighting, losses), data_iterator=[iter(batches) for _ in chunks], model=list(chunks),
         num_microbatches=len(batches), seq_length=batches[0].tokens.shape[1], micro_batch_size=1,
         forward_only=forward_only)
-    sums = torch.zeros(5, dtype=torch.float64, device=torch.cuda.current_device() if place.device == "cuda" else "cpu")
+    own: list[float] = [0.0] * len(dataclasses.fields(Totals))
     if place.last_stage and place.tp_rank == 0:  # one rank of each model replica speaks for it
-        sums[0] = sum(float(loss_sum) for loss_sum in collected)
-        sums[1] = sum(_weight(batch, weighting) for batch in batches)
-        sums[2] = sum(batch.supervised for batch in batches)
-        sums[3] = tokens = sum(_document_tokens(batch) for batch in batches)
-        sums[4] = tokens + sum(int(batch.position_ids.sum()) for batch in batches)  # a token's position: those before it
+        tokens = sum(_document_tokens(batch) for batch in batches)
+        own = [sum(float(loss_sum) for loss_sum in collected),
+               sum(_weight(batch, weighting) for batch in batches),
+               sum(batch.supervised for batch in batches),
+               tokens,
+               tokens + sum(int(batch.position_ids.sum()) for batch in batches)]  # a token's position: those before it
+    told = ending.told() if ending is not None else []
+    sums = torch.tensor([*own, *told], dtype=torch.float64,
+                        device=torch.cuda.current_device() if place.device == "cuda" else "cpu")
     torch.distributed.all_reduce(sums)
     loss_sum, *counts = sums.tolist()
-    return Totals(loss_sum, *(round(count) for count in counts))
+    if ending is not None:
+        ending.hear(counts[-len(told):])
+    return Totals(loss_sum, *(round(count) for count in counts[:len(own) - 1]))
 
 
 def _weight(batch: Batch, weighting: str) -> int:
