@@ -126,8 +126,8 @@ def _layer_temporary(config: Config, a: Architecture, *, tokens: int, recomputed
     gathered = a.hidden if config.parallel.sequence_parallel else 0
     flowing = tokens * b * (4 * a.hidden + gathered + a.ffn * (2 if a.gated else 1) / tp)
     weight_gradient = b * a.hidden * a.ffn * (2 if a.gated else 1) / tp if config.lora.rank == 0 else 0
-    again = {"none": 0.0, "selective": recomputed + tokens * b * a.hidden,
-             "full": config.memory.layers * layer}[config.memory.recompute]
+    block_input = tokens * b * a.hidden if "mlp" in config.memory.modules else 0  # a copy that collects its gradient
+    again = {"none": 0.0, "selective": recomputed + block_input, "full": config.memory.layers * layer}[config.memory.recompute]
     return round(flowing + weight_gradient + again)
 
 

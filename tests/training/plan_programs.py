@@ -124,12 +124,12 @@ def _kept_bytes(config: Config, architecture: Architecture) -> int:
 
 
 def _peak_bytes(config: Config, architecture: Architecture) -> int:
-    """The least of three: gloo's threads give the buffers of a collective back when they come to it."""
+    """The lesser of two: gloo's threads give the buffers of a collective back when they come to it."""
     import torch
 
     forward, peaks = _step(config, architecture), []
     forward().backward()
-    for _ in range(3):
+    for _ in range(2):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
             forward().backward()
         events = [one for one in profiler.profiler.kineto_results.events() if one.name() == "[memory]"]
