@@ -4,7 +4,7 @@
     ROOT/release/  or  ROOT/iter_0000250/       one checkpoint:
         .metadata  *.distcp  common.pt          megatron-core's torch_dist files
         metadata.json                           written last by megatron-core: its presence says "complete"
-        megatron_ft.json                        the Manifest below
+        megatron_ft.json                        the Manifest below, with the size and the sum of every other file
         hf/                                     config.json, generation_config.json, tokenizer files of the source
 """
 
@@ -13,14 +13,18 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from megatron_ft import cli
 from megatron_ft.errors import CheckpointError
 from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime.checkpoint_files import Record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)  # 1 has no `files`, `progress`, `layout` and `optimizer_state`
 RELEASE = "release"
 LATEST_FILE = "latest_checkpointed_iteration.txt"
 MANIFEST_FILE = "megatron_ft.json"
@@ -42,7 +46,15 @@ class Manifest:
     iteration: int = 0
     """Optimizer steps done; 0 for converted weights (`release`)."""
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What it was made of: a conversion names its files with fingerprints, a training run its base and config."""
+    """What it was made of: a conversion names its files with fingerprints, a training run its base, data and config."""
+    progress: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Where a training run stood: `training.checkpoint.Progress`."""
+    layout: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Of the ranks that saved it: tp, pp, dp, virtual_stages."""
+    optimizer_state: tuple[str, ...] = ()
+    """Names of what the optimizer keeps for each trained weight; empty for weights alone."""
+    files: dict[str, Record] = dataclasses.field(default_factory=dict)
+    """Every other file of the folder by its path in it; empty where a conversion or an older version wrote it."""
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: package_versions())
     kind: str = "torch_dist"
     format_version: int = FORMAT_VERSION
@@ -68,11 +80,13 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content["format_version"]
-            if found != FORMAT_VERSION:
+            if found not in _READABLE_VERSIONS:
                 raise CheckpointError(f"{path}: format_version is {found}, this program reads {FORMAT_VERSION}; "
                                       "use the megatron_ft version that wrote it")
             content.pop("family")
             content["architecture"] = Architecture(**content["architecture"])
+            content["optimizer_state"] = tuple(content.get("optimizer_state", ()))
+            content["files"] = {name: Record(**about) for name, about in content.get("files", {}).items()}
             return Manifest(**content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: is not a manifest of this project ({type(error).__name__}: {error}); "
@@ -154,3 +168,47 @@ def find(path: str | Path) -> Path:
         raise CheckpointError(f"{folder}: unfinished checkpoint, {', '.join(missing)} missing "
                               f"(the writer stopped before the end); {advice}")
     return folder
+
+
+_FOLDER = re.compile(r"iter_(\d{7,})")
+
+
+def saved_steps(root: str | Path) -> list[int]:
+    """Steps of the iter_* folders of a checkpoint root, newest first, whole or not."""
+    names = (entry.name for entry in Path(root).iterdir() if entry.is_dir()) if Path(root).is_dir() else ()
+    return sorted((int(match[1]) for match in map(_FOLDER.fullmatch, names) if match), reverse=True)
+
+
+def to_resume(root: str | Path) -> tuple[list[Path], list[str]]:
+    """A run's own checkpoints in the order in which to try them, and what is odd about them, a sentence each.
+
+    That is the one that `latest_checkpointed_iteration.txt` names, then older ones; where it names none, all, the newest
+    first. Nothing of what is in the folders is looked at. A checkpoint newer than the one that is named is none to try:
+    somebody has set the run back, or it was stopped between a checkpoint's last two renames.
+    """
+    root, pointer, steps = Path(root), Path(root) / LATEST_FILE, saved_steps(root)
+    text = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+    if text == RELEASE:
+        return [root / RELEASE], []
+    odd = []
+    if text is not None and text.isdecimal():
+        tried = [step for step in steps if step <= int(text)]
+        if int(text) not in steps:
+            odd = [f"{pointer} says {text!r} but there is no {folder_name(text)}"]
+    else:
+        tried = steps
+        if text is not None or steps:
+            odd = [f"{pointer} {'is missing' if text is None else f'says {text!r}, which is no step'}"]
+    return [root / folder_name(step) for step in tried], odd
+
+
+def expired(steps: Iterable[int], *, keep_last: int, keep_every: int) -> list[int]:
+    """Steps whose checkpoints are not to stay, of those that are complete.
+
+    >>> expired([250, 500, 750, 1000, 1250], keep_last=2, keep_every=500)
+    [750, 250]
+    >>> expired([3, 6], keep_last=2, keep_every=0)
+    []
+    """
+    newest_first = sorted(steps, reverse=True)
+    return [step for step in newest_first[keep_last:] if not (keep_every and step % keep_every == 0)]

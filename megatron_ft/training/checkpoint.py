@@ -7,8 +7,6 @@ on after that. What a run needs besides weights and optimizer state follows from
 from __future__ import annotations
 
 import dataclasses
-import queue
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -25,7 +21,6 @@ from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.training import lora, optimizer_state
 from megatron_ft.training.model import LanguageModel, unwrap
-from megatron_ft.training.optimizer import whole_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,52 +49,22 @@ def load_model(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
 
 def load_run(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer, folder: Path) -> Progress:
     """Load weights, optimizer state and progress; what is missing is a CheckpointError, never a fresh start."""
-    optimizer_state.fill(optimizer)
-    wanted = model_state(chunks)
-    wanted["optimizer"] = optimizer_state.sharded(optimizer, wanted)
-    _check_training_state(folder, wanted["optimizer"]["names"])
+    wanted = run_state(chunks, optimizer, Progress(step=0, rows=0))
+    progress = _check_training_state(folder, wanted["optimizer"]["names"])
     state = _load(wanted, folder)
     optimizer_state.set_counters(optimizer, state["optimizer"])
     _set_weights(chunks, state, folder)
-    return Progress(**state["progress"])
+    return progress
 
 
-def save_run(root: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, progress: Progress, *,
-             manifest: layout.Manifest, hf_folder: Path | None) -> Path:
-    """Write a checkpoint by all ranks; returns its folder when it is complete and `latest` names it.
-
-    Args:
-        hf_folder: config and tokenizer of the base model, which go along so that the way back needs nothing else.
-    """
-    final = root / layout.folder_name(progress.step)
-    partial = root / f".{final.name}.partial"
-    rank = torch.distributed.get_rank()
-    if rank == 0:
-        for left_over in (partial, final):
-            if left_over.exists():  # a save that was cut off, or steps that are done again after a resume
-                shutil.rmtree(left_over)
-        partial.mkdir(parents=True)
-    torch.distributed.barrier()
+def run_state(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer, progress: Progress) -> dict[str, Any]:
+    """All that a checkpoint holds of this rank, as dist_checkpointing takes it: what `load_run` reads."""
     optimizer_state.fill(optimizer)
     state = model_state(chunks)
-    state["optimizer"] = optimizer_state.sharded(optimizer, state)
-    state["progress"] = dataclasses.asdict(progress)
-    # megatron-core would start a server process to pass the writers' results on, which takes seconds and outlives a rank
-    # that is killed. It is there for saves that go on in another process; in this one an ordinary queue does it.
-    filesystem_async._results_queue = queue.Queue()
-    with whole_weights(chunks):
-        dist_checkpointing.save(state, str(partial))
-    if rank == 0:
-        if hf_folder is not None and hf_folder.is_dir():
-            shutil.copytree(hf_folder, partial / layout.HF_FOLDER)
-        manifest.write(partial)
-        partial.rename(final)
-        layout.set_latest(root, progress.step)
-    torch.distributed.barrier()
-    return final
+    return {**state, "optimizer": optimizer_state.sharded(optimizer, state), "progress": dataclasses.asdict(progress)}
 
 
-def _check_training_state(folder: Path, names: list[str]) -> None:
+def _check_training_state(folder: Path, names: list[str]) -> Progress:
     _require_whole(folder)
     common = dist_checkpointing.load_common_state_dict(str(folder))
     if "progress" not in common:
@@ -110,6 +75,11 @@ def _check_training_state(folder: Path, names: list[str]) -> None:
         raise CheckpointError(f"{folder}: holds the optimizer state {found}, this run's optimizer has {names}; restore "
                               "optim.optimizer, optim.momentum and model.precision, or start a new run from it: load.from set "
                               "to it and run.dir to a new folder")
+    unknown = sorted(set(common["progress"]) - {field.name for field in dataclasses.fields(Progress)})
+    if unknown:
+        raise CheckpointError(f"{folder}: its training state has {', '.join(unknown)}, which this program does not know; "
+                              "use the megatron_ft version that wrote it")
+    return Progress(**common["progress"])
 
 
 def _require_whole(folder: Path) -> None:

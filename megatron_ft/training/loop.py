@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -17,9 +18,10 @@ from megatron_ft.runtime import groups
 from megatron_ft.runtime.checkpoint_layout import HF_FOLDER, Manifest
 from megatron_ft.runtime.device import Device
 from megatron_ft.runtime.groups import Place
-from megatron_ft.training import checkpoint, kernels, model, optimizer, spikes, step
+from megatron_ft.training import checkpoint, kernels, model, optimizer, resume, spikes, step
 from megatron_ft.training.checkpoint import Progress
 from megatron_ft.training.metrics import Metrics
+from megatron_ft.training.saver import Saver
 from megatron_ft.training.schedule import learning_rate
 from megatron_ft.training.setup import Setup
 
@@ -27,8 +29,11 @@ from megatron_ft.training.setup import Setup
 def train(setup: Setup, device: Device) -> None:
     """Train, validate and checkpoint until the plan's last step."""
     config, plan = setup.config, setup.plan
-    with groups.start(setup.process, device, config.parallel, timeout_minutes=config.runtime.timeout_minutes) as place:
+    with groups.start(setup.process, device, config.parallel, timeout_minutes=config.runtime.timeout_minutes) as place, \
+            contextlib.ExitStack() as ending:
         chunks, adam, progress = start(setup, place)
+        saver = ending.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base / HF_FOLDER,
+                                           resumed=progress.step))
         metrics = Metrics(config, plan, setup.architecture, place, first_step=progress.step)
         watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
         setup.loader.position = progress.rows
@@ -48,8 +53,11 @@ def train(setup: Setup, device: Device) -> None:
             metrics.step(number + 1, result, rate=rate, seconds=seconds, data_seconds=data_seconds, epoch=setup.loader.epoch)
             if due(number + 1, config.validation.every_steps, plan.steps):
                 validate(setup, chunks, place, metrics, number=number + 1)
-            if due(number + 1, config.checkpoint.every_steps, plan.steps):
-                save(setup, chunks, adam, Progress(number + 1, setup.loader.position))
+            saver.poll()
+            is_due = due(number + 1, config.checkpoint.every_steps, plan.steps)
+            if is_due or saver.overdue_since is not None:
+                save(setup, saver, chunks, adam, Progress(number + 1, setup.loader.position), due=is_due,
+                     last=number + 1 == plan.steps)
                 metrics.event("checkpoint", number + 1)
         metrics.close()
         log.get().info("done: %d steps; checkpoint in %s", plan.steps, setup.checkpoints)
@@ -62,18 +70,19 @@ def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], Me
     log.get().info(chosen.describe())
     for line in setup.plan.lines():
         log.get().info(line)
+    resume_from = resume.choose(setup.saved)
     bare = model.build(setup.architecture, parallel=config.parallel, model=config.model, memory=config.memory,
                        device=place.device, kernels=chosen)
-    if setup.resume_from is None:
+    if resume_from is None:
         log.get().info("base model: %s", setup.base)
         checkpoint.load_model(bare, setup.base)
     chunks = optimizer.wrap(bare, config)
     adam = optimizer.build(chunks, config)
     step.prepare(chunks, adam)
     progress = Progress(step=0, rows=0)
-    if setup.resume_from is not None:
-        progress = checkpoint.load_run(chunks, adam, setup.resume_from)
-        log.get().info("resumed %s: step %d of %d", setup.resume_from, progress.step, setup.plan.steps)
+    if resume_from is not None:
+        progress = checkpoint.load_run(chunks, adam, resume_from)
+        log.get().info("resumed %s: step %d of %d", resume_from, progress.step, setup.plan.steps)
     if place.rank == 0:
         Path(config.run.dir).mkdir(parents=True, exist_ok=True)
         cli.write_text_atomically(Path(config.run.dir) / "config.toml", config.to_toml())
@@ -93,17 +102,22 @@ def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, 
     return step.Totals.sum(by_tag.values())
 
 
-def save(setup: Setup, chunks: list[DistributedDataParallel], adam: MegatronOptimizer, progress: Progress) -> None:
-    """One checkpoint of the run, with what the way back to Hugging Face needs."""
-    config, started = setup.config, time.perf_counter()
-    dtype = str(model.DTYPES[config.model.precision]).removeprefix("torch.")
-    rows = model.padded_vocabulary(setup.architecture.vocabulary, multiple=config.model.vocabulary_multiple,
-                                   tp=config.parallel.tp)
-    manifest = Manifest(architecture=setup.architecture, stored_vocabulary=rows, dtype=dtype, iteration=progress.step,
-                        source=setup.source())
-    folder = checkpoint.save_run(setup.checkpoints, chunks, adam, progress, manifest=manifest,
-                                 hf_folder=setup.base / HF_FOLDER)
-    log.get().info("saved %s in %.1f s", folder, time.perf_counter() - started)
+def save(setup: Setup, saver: Saver, chunks: list[DistributedDataParallel], adam: MegatronOptimizer, progress: Progress, *,
+         due: bool = True, last: bool = False) -> None:
+    """One checkpoint of the run, with what says how it was made and what the way back to Hugging Face needs.
+
+    Args:
+        due: False to make up for an earlier one that there was no room for.
+        last: none will follow: return when it is complete.
+    """
+    config, parallel = setup.config, setup.config.parallel
+    rows = model.padded_vocabulary(setup.architecture.vocabulary, multiple=config.model.vocabulary_multiple, tp=parallel.tp)
+    manifest = Manifest(architecture=setup.architecture, stored_vocabulary=rows, iteration=progress.step,
+                        dtype=resume.WEIGHT_DTYPES[config.model.precision], source=setup.source(),
+                        progress={"epoch": setup.loader.epoch}, optimizer_state=resume.state_names(config),
+                        layout={"tp": parallel.tp, "pp": parallel.pp, "dp": setup.plan.dp,
+                                "virtual_stages": parallel.virtual_stages})
+    saver.save(chunks, adam, progress, manifest=manifest, due=due, last=last)
 
 
 def due(number: int, every: int, last: int) -> bool:

@@ -9,11 +9,11 @@ from megatron_ft.config import Config
 from megatron_ft.data import tokenizer, weights_file
 from megatron_ft.data.loader import Loader, ValidationLoader
 from megatron_ft.data.source import View, by_tag, open_views
-from megatron_ft.errors import CheckpointError, ConfigError, DataError
+from megatron_ft.errors import ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.runtime.device import Process
-from megatron_ft.training import trackers
+from megatron_ft.training import resume, trackers
 from megatron_ft.training.plan import Plan, check_layout, make
 
 
@@ -26,8 +26,8 @@ class Setup:
     architecture: Architecture
     base: Path
     """Checkpoint folder of the base model."""
-    resume_from: Path | None
-    """The run's own newest checkpoint; None on the first start."""
+    saved: tuple[Path, ...]
+    """The run's own checkpoints in the order in which to try them; empty on the first start."""
     loader: Loader
     valid: dict[str, ValidationLoader]
     """Held-out data by the tags of their losses."""
@@ -70,10 +70,10 @@ def prepare(config: Config, process: Process) -> Setup:
                               "and data.long_documents=truncate or drop")
     plan = make(config, architecture, processes=process.size, rows_per_epoch=loader.rows_per_epoch,
                 rows_of_first=loader.epochs.rows_of_first if loader.epochs.differ else None)
-    resume_from = layout.latest(Path(config.run.dir) / "checkpoints")
-    if resume_from is not None:
-        _check_same_run(resume_from, architecture, loader)
-    return Setup(config, process, architecture, base, resume_from, loader, valid, plan)
+    root = Path(config.run.dir) / "checkpoints"
+    saved = resume.find(root, config, architecture, data_order=loader.fingerprint, base=base)
+    resume.check_room(root, config, architecture, warn=process.rank == 0)
+    return Setup(config, process, architecture, base, saved, loader, valid, plan)
 
 
 def _open_data(config: Config, base: Path) -> tuple[list[View], list[View]]:
@@ -107,13 +107,3 @@ def _check_vocabulary(view: View, architecture: Architecture, base: Path) -> Non
         raise DataError(f"data: {view.entry.prefix} {has}, but the base model {base} has {architecture.vocabulary}; "
                         f"tokenize with the model's own tokenizer ({base}/hf)")
 
-
-def _check_same_run(folder: Path, architecture: Architecture, loader: Loader) -> None:
-    manifest = layout.Manifest.read(layout.find(folder))
-    if manifest.architecture != architecture:
-        raise CheckpointError(f"{folder}: is a checkpoint of another model than load.from; use a new run.dir")
-    before, now = manifest.source.get("data_order"), loader.fingerprint
-    if before != now:
-        raise ConfigError(f"run.dir: {folder} was trained on data in the order {before}, this config gives {now}: data.train "
-                          "or its weights, data.row_tokens, data.long_documents or run.seed differ (its own config is in "
-                          "run.dir/config.toml); restore them, or start anew with another run.dir")

@@ -1,0 +1,275 @@
+"""Saves a run's checkpoints while it trains: copied at once, written in the background, published when all ranks are done.
+
+    save()   all ranks: whole weights -> plan -> room? -> copies in host memory; threads start to write; training goes on
+    poll()   after each step: are all ranks' threads done? then rank 0 adds metadata, hf/ and the manifest with every
+             file's sum, renames the folder, moves `latest` on and removes what is not to stay
+    wait()   for the one that is being written
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_ft import log
+from megatron_ft.config import Checkpoint
+from megatron_ft.errors import CheckpointError
+from megatron_ft.runtime import agreement, checkpoint_files, hf_files
+from megatron_ft.runtime import checkpoint_layout as layout
+from megatron_ft.runtime.checkpoint_files import Record, readable
+from megatron_ft.training import checkpoint, optimizer_state, state_writer
+from megatron_ft.training.checkpoint import Progress
+from megatron_ft.training.optimizer import whole_weights
+from megatron_ft.training.state_writer import Writing
+
+_SPARE_BYTES = 16 * 2**20
+"""Room for what is not tensors: metadata, tokenizer, the file system's own."""
+_FILES_PER_RANK = 2
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A save between its copies and its publication."""
+
+    step: int
+    partial: Path
+    manifest: layout.Manifest
+    request: AsyncRequest
+    results: queue.Queue[Any]
+    """Where megatron-core's last part of the request looks for what was written."""
+    writing: Writing
+    started: float
+    held_up_s: float
+    """Time that training has waited for it."""
+
+
+class Saver:
+    """Writes the checkpoints of a run, as a context around training; all ranks call every method together."""
+
+    def __init__(self, root: Path, settings: Checkpoint, *, hf_source: Path, resumed: int) -> None:
+        """
+        Args:
+            root: the run's own checkpoint root.
+            hf_source: folder with config and tokenizer of the base model, which go along with each checkpoint so that
+                the way back needs nothing else.
+            resumed: step that the run goes on from, 0 for a new one. Checkpoints of later steps are another future's: they
+                are removed once a new one is complete.
+        """
+        self._root, self._settings, self._hf_source = root, settings, hf_source
+        self._other_future = {step for step in layout.saved_steps(root) if step > resumed}
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=_FILES_PER_RANK)
+        # Without it data-parallel rank 0 would write all that its replicas hold too.
+        self._strategy = FullyParallelSaveStrategyWrapper(
+            strategy, parallel_state.get_data_parallel_group(with_context_parallel=True), do_cache_distribution=True)
+        self._pending: _Pending | None = None
+        self._removal: threading.Thread | None = None
+        self._needed = 0
+        self.overdue_since: int | None = None
+        """Step of a save that there was no room for and that has not been made up for; None: nothing is overdue."""
+
+    def save(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, progress: Progress, *,
+             manifest: layout.Manifest, due: bool = True, last: bool = False) -> None:
+        """Save the state as it is now. An earlier save is finished first.
+
+        Without room for it the run goes on once, with a warning, and should call again after each step (`overdue_since`).
+
+        Args:
+            manifest: what is known before the files are; progress and files are added.
+            due: False to make up for an earlier save that there was no room for.
+            last: nothing will be saved after this; the call returns when it is complete.
+        CheckpointError where it cannot be written, where there was no room for two saves that were due, or for the last.
+        """
+        started = time.perf_counter()
+        self.wait()
+        partial = self._root / checkpoint_files.HIDDEN_PARTIAL.format(layout.folder_name(progress.step))
+        if self.overdue_since is not None and not self._has_room():
+            self._refuse(partial, progress.step, due=due, last=last)
+            return
+        agreement.together(lambda: self._make_folder(partial), kind=CheckpointError, first_only=True)
+        with whole_weights(chunks):
+            request, results, common = self._plan(chunks, optimizer, progress, partial)
+            buckets = list(request.async_fn_args[1]) if request.async_fn_args else []
+            self._needed = agreement.total(state_writer.bytes_of(buckets)) + _SPARE_BYTES
+            if not self._has_room():
+                self._refuse(partial, progress.step, due=due, last=last)
+                return
+            buckets = state_writer.copied(buckets, live_storages(chunks, optimizer))
+        first = torch.distributed.get_rank() == 0
+        writing = Writing(buckets, {partial / COMMON_STATE_FNAME: common} if first else {})
+        self.overdue_since = None
+        manifest = dataclasses.replace(manifest, progress={**manifest.progress, **dataclasses.asdict(progress)})
+        self._pending = _Pending(progress.step, partial, manifest, request, results, writing, started,
+                                 time.perf_counter() - started)
+        if last or not self._settings.asynchronous:
+            self.wait()
+
+    def poll(self) -> None:
+        """Publish the save that is being written, if all ranks have written their part; to be called after each step.
+
+        CheckpointError where any rank could not write.
+        """
+        if self._pending is not None and agreement.all_true(self._pending.writing.done):
+            self.wait()
+
+    def wait(self) -> None:
+        """Publish the save that is being written, as soon as all ranks have written their part."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        started = time.perf_counter()
+        pending.writing.wait()
+        try:
+            self._finish(pending)
+        except BaseException:
+            if torch.distributed.get_rank() == 0:
+                shutil.rmtree(pending.partial, ignore_errors=True)
+            raise
+        now = time.perf_counter()
+        log.get().info("saved %s: %s in %.1f s, training waited %.1f s", self._root / layout.folder_name(pending.step),
+                       readable(self._needed - _SPARE_BYTES), now - pending.started, pending.held_up_s + now - started)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Wait for the last save and for the removal of old ones.
+
+        After an exception other ranks cannot be counted on: writing is given up, on this rank alone, and what it has
+        written stays hidden until the next run's first save removes it.
+        """
+        if kind is None:
+            self.wait()
+            self._join_removal()
+        elif self._pending is not None:
+            self._pending.writing.give_up()
+
+    def _plan(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, progress: Progress,
+              partial: Path) -> tuple[AsyncRequest, queue.Queue[Any], dict[str, Any]]:
+        """Who writes what: the request, where its last part looks for results, and what is the same on all ranks."""
+        results: queue.Queue[Any] = queue.Queue()
+        # Where megatron-core would start a server process to pass the writers' results on.
+        filesystem_async._results_queue = results
+        tensors, common = save_preprocess(checkpoint.run_state(chunks, optimizer, progress), validate_access_integrity=False)
+        return self._strategy.async_save(tensors, partial), results, common
+
+    def _make_folder(self, partial: Path) -> None:
+        self._join_removal()
+        for left in checkpoint_files.leftovers(self._root):
+            shutil.rmtree(left)
+        partial.mkdir(parents=True)
+
+    def _has_room(self) -> bool:
+        return agreement.from_first(checkpoint_files.free_bytes(self._root) >= self._needed)
+
+    def _refuse(self, partial: Path, step: int, *, due: bool, last: bool) -> None:
+        """Warn and remember, or where nothing may be postponed (any more) raise."""
+        free = agreement.from_first(checkpoint_files.free_bytes(self._root))
+        if torch.distributed.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        short = (f"{self._root}: the checkpoint of step {step} takes {readable(self._needed)}, but {readable(free)} are free; "
+                 "nothing was written and the checkpoints that are there stay")
+        advice = "make room, or lower checkpoint.keep_last or keep_every"
+        if last or (due and self.overdue_since is not None):
+            since = f", and since step {self.overdue_since} none could be saved" if self.overdue_since is not None else ""
+            raise CheckpointError(f"{short}{since}; {advice}, then start the run again")
+        if due:
+            self.overdue_since = step
+            log.get().warning("%s. The run goes on and tries again after each step; if there is still no room when the next "
+                              "checkpoint is due, it ends. %s", short, advice.capitalize())
+
+    def _finish(self, pending: _Pending) -> None:
+        errors = pending.writing.errors
+        agreement.raise_first(f"the checkpoint of step {pending.step} could not be written: {type(errors[0]).__name__}: "
+                              f"{errors[0]}; those before it stay in {self._root}. Make room or mend the disk, then start the "
+                              "run again" if errors else None, kind=CheckpointError, cause=errors[0] if errors else None)
+        pending.results.put(pending.writing.results)
+        records = {name: record for each in agreement.gather(pending.writing.records) for name, record in each.items()}
+        try:
+            for finalize in pending.request.finalize_fns:
+                finalize()
+        except CheckpointException as error:
+            raise CheckpointError(f"the checkpoint of step {pending.step} could not be finished: {error}; those before it stay "
+                                  f"in {self._root}") from error
+        agreement.together(lambda: self._publish(pending, records), kind=CheckpointError, first_only=True)
+
+    def _publish(self, pending: _Pending, records: dict[str, Record]) -> None:
+        """On rank 0: complete the folder, make it last, give it its name, and only then remove others."""
+        partial, final = pending.partial, self._root / layout.folder_name(pending.step)
+        save_config(CheckpointingConfig("torch_dist", 1), str(partial))
+        if self._hf_source.is_dir():
+            hf_files.copy_companions(self._hf_source, partial / layout.HF_FOLDER)
+        for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+            name = str(path.relative_to(partial))
+            if name not in records:
+                checkpoint_files.sync_file(path)
+                records[name] = checkpoint_files.record(path)
+        dataclasses.replace(pending.manifest, files=records).write(partial)
+        for folder in (partial / layout.HF_FOLDER, partial):
+            if folder.is_dir():
+                checkpoint_files.sync_folder(folder)
+        replaced = [checkpoint_files.hide(final)] if final.exists() else []  # steps that are done again after a resume
+        partial.rename(final)
+        checkpoint_files.sync_folder(self._root)
+        layout.set_latest(self._root, pending.step)
+        checkpoint_files.sync_folder(self._root)
+        self._remove(replaced + self._take_away(pending.step))
+
+    def _take_away(self, step: int) -> list[Path]:
+        """Hide the checkpoints that are not to stay now that step's is complete; folders that are not ours are left alone."""
+        self._other_future.discard(step)
+        ours = [saved for saved in layout.saved_steps(self._root)
+                if (self._root / layout.folder_name(saved) / layout.MANIFEST_FILE).is_file()]
+        own_past = [saved for saved in ours if saved not in self._other_future]
+        gone = layout.expired(own_past, keep_last=self._settings.keep_last, keep_every=self._settings.keep_every)
+        gone += [saved for saved in ours if saved in self._other_future]
+        self._other_future.clear()
+        for saved in gone:
+            log.get().info("removing %s", self._root / layout.folder_name(saved))
+        return [checkpoint_files.hide(self._root / layout.folder_name(saved)) for saved in gone]
+
+    def _remove(self, hidden: list[Path]) -> None:
+        """Delete in the background: a checkpoint is hundreds of gigabytes, and training need not wait for that."""
+        if hidden:
+            self._removal = threading.Thread(target=_delete, args=(hidden,), name="removal", daemon=True)
+            self._removal.start()
+
+    def _join_removal(self) -> None:
+        if self._removal is not None:
+            self._removal.join()
+            self._removal = None
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)  # what stays is hidden, and the next save tries again
+
+
+def live_storages(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer) -> set[int]:
+    """Addresses of the memory that training changes: weights, fp32 weights and the optimizer's state."""
+    tensors: list[torch.Tensor] = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    for part in optimizer_state.parts(optimizer):
+        for group in part.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = part.optimizer.state[parameter].values()
+                tensors += [parameter, *(tensor for tensor in state if isinstance(tensor, torch.Tensor))]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}

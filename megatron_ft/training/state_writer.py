@@ -1,0 +1,115 @@
+"""Writes a rank's part of a checkpoint in threads of this process, from copies that training does not touch.
+
+megatron-core's own asynchronous writers are processes: forked from one that holds a CUDA context and threads, or spawned
+with a start-up of seconds, a server beside them that outlives a rank that is killed. Threads end with their rank. What
+they do, copying, summing and writing bytes, holds Python's lock for moments only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+
+from megatron_ft.runtime.checkpoint_files import Record, SummedFile
+
+Bucket = tuple[str, str, tuple[list[tuple[WriteItem, Any]], list[tuple[WriteItem, torch.Tensor]]]]
+"""megatron-core's plan of one file: path, name, (objects, tensors)."""
+
+
+def copied(buckets: Iterable[Bucket], live: set[int]) -> list[Bucket]:
+    """The same plan with every tensor in host memory and apart from what training goes on to change.
+
+    Args:
+        live: addresses of the storages that training changes (`live_storages`); planning has copied some tensors already.
+    """
+    copies = [(path, name, (objects, [(item, _copy(tensor, live)) for item, tensor in tensors]))
+              for path, name, (objects, tensors) in buckets]
+    torch.cuda.synchronize()
+    return copies
+
+
+def _copy(tensor: torch.Tensor, live: set[int]) -> torch.Tensor:
+    if tensor.device.type != "cpu":
+        return tensor.to("cpu", non_blocking=True)  # into pinned memory
+    return tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor
+
+
+def bytes_of(buckets: Iterable[Bucket]) -> int:
+    """Bytes of all tensors of a plan."""
+    return sum(tensor.nbytes for _, _, (_, tensors) in buckets for _, tensor in tensors)
+
+
+class Writing:
+    """Files that are being written, a thread for each."""
+
+    def __init__(self, buckets: list[Bucket], more: dict[Path, Any]) -> None:
+        """Start to write.
+
+        Args:
+            buckets: as `copied` gives them.
+            more: path -> object, each for a file of its own (torch.save).
+        """
+        self.records: dict[str, Record] = {}
+        """Name -> size and sum of each file that has been written to its end."""
+        self.results: dict[int, list[WriteResult]] = {}
+        """Where each item lies, by number of the bucket: megatron-core's form."""
+        self.errors: list[BaseException] = []
+        self._stop = threading.Event()
+        jobs: list[Callable[[], None]] = [lambda number=number, bucket=bucket: self._write_bucket(number, bucket)
+                                          for number, bucket in enumerate(buckets)]
+        jobs += [lambda path=path, value=value: self._write_object(path, value) for path, value in more.items()]
+        # As daemons they end with the process, however it ends.
+        self._threads = [threading.Thread(target=self._guarded, args=(job,), name="checkpoint", daemon=True) for job in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether all files have been written, or given up."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def wait(self) -> None:
+        """Return when it is done."""
+        for thread in self._threads:
+            thread.join()
+
+    def give_up(self) -> None:
+        """Write nothing more; return when the threads have ended."""
+        self._stop.set()
+        self.wait()
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as error:  # noqa: BLE001 - it is raised on all ranks at the next step
+            self.errors.append(error)
+
+    def _write_bucket(self, number: int, bucket: Bucket) -> None:
+        path, name, (objects, tensors) = bucket
+        with SummedFile(Path(path), stop=self._stop) as stream:
+            self.results[number] = [_write_item(stream, name, item, value) for item, value in (*objects, *tensors)]
+        self.records[name] = stream.record()
+
+    def _write_object(self, path: Path, value: Any) -> None:
+        with SummedFile(path, stop=self._stop) as stream:
+            torch.save(value, stream)
+        self.records[path.name] = stream.record()
+
+
+def _write_item(stream: SummedFile, name: str, item: WriteItem, value: Any) -> WriteResult:
+    """Append one item as torch.distributed.checkpoint does."""
+    start = stream.tell()
+    if item.type == WriteItemType.BYTE_IO:
+        stream.write(value.getbuffer())
+    else:
+        torch.save(value, stream)
+    stream.check()
+    length = stream.tell() - start
+    return WriteResult(index=item.index, size_in_bytes=length, storage_data=_StorageInfo(name, start, length))
