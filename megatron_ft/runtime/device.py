@@ -97,6 +97,9 @@ def prepare(setting: Runtime, process: Process) -> Device:
     if process.local_rank >= visible:
         raise ConfigError(f"rank {process.rank} is number {process.local_rank} on its machine, which shows only {visible} "
                           "GPUs; start one process per GPU (--nproc-per-node, --ntasks-per-node)")
+    # One queue of work for the GPU: a collective that is to run beside a matrix product starts before it, as megatron-core's
+    # tensor parallelism expects on GPUs before Blackwell. Read when the context is made, which set_device does.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     torch.cuda.set_device(process.local_rank)
     if setting.threads:
         torch.set_num_threads(setting.threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from megatron_ft.config import Runtime
@@ -38,3 +40,16 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="rank 3 is number 2 on its machine, which shows only 2 GPUs"):
         device.prepare(Runtime(), Process(3, 4, 2, 4, "127.0.0.1", 1))
+
+
+@pytest.mark.parametrize("before, then", [(None, "1"), ("8", "8")])
+def test_a_gpu_has_one_queue_of_work_before_its_context_is_made(monkeypatch, before, then):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", before or "")
+    if before is None:
+        monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS")
+    seen = []
+    monkeypatch.setattr("torch.cuda.set_device", lambda number: seen.append((number, os.environ["CUDA_DEVICE_MAX_CONNECTIONS"])))
+    assert device.prepare(Runtime(), Process(3, 4, 1, 2, "127.0.0.1", 1)) == "cuda"
+    assert seen == [(1, then)]
