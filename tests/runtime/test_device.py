@@ -46,10 +46,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_a_gpu_has_one_queue_of_work_before_its_context_is_made(monkeypatch, before, then):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", before or "")
+    variable, seen = "CUDA_DEVICE_MAX_CONNECTIONS", []
+    monkeypatch.setenv(variable, before or "")
     if before is None:
-        monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS")
-    seen = []
-    monkeypatch.setattr("torch.cuda.set_device", lambda number: seen.append((number, os.environ["CUDA_DEVICE_MAX_CONNECTIONS"])))
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("torch.cuda.set_device", lambda number: seen.append((number, os.environ[variable])))
     assert device.prepare(Runtime(), Process(3, 4, 1, 2, "127.0.0.1", 1)) == "cuda"
     assert seen == [(1, then)]
