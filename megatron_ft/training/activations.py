@@ -28,8 +28,9 @@ import functools
 
 from megatron_ft.config import Config, Memory, Model
 from megatron_ft.families.architecture import Architecture
+from megatron_ft.training import flops
 from megatron_ft.training.plan import padded_vocabulary
-from megatron_ft.training.state_bytes import BYTES, FLOAT, Piece
+from megatron_ft.training.state_bytes import BYTES, CUT_BY_OUTPUTS, FLOAT, Piece
 
 INTEGER = 8
 
@@ -67,7 +68,7 @@ def activations(config: Config, architecture: Architecture) -> Activations:
     cut = tp if config.parallel.sequence_parallel else 1
     attention, mlp = _attention(a, model, tp), _mlp(a, b, tp)
     masks = a.hidden / cut if _or(model.hidden_dropout, a.hidden_dropout) else 0.0
-    layer = 4 * b * a.hidden / cut + attention + mlp + 2 * masks
+    layer = 4 * b * a.hidden / cut + attention + mlp + 2 * masks + _adapters(config, a)
     kept = _kept(config.memory, layer=layer, attention=_recomputed_attention(a, model, tp), mlp=mlp,
                  norms=2 * b * a.hidden / cut, block_input=b * a.hidden / cut)
     return Activations(
@@ -91,6 +92,19 @@ def _attention(a: Architecture, model: Model, tp: int) -> float:
         # one attention per document: its output is copied into the row, and keys and values are repeated for every head
         repeated = 2 * a.query_width / tp if groups < a.heads else 0
         kept += b * (a.query_width / tp + repeated)
+    return kept
+
+
+def _adapters(config: Config, a: Architecture) -> float:
+    """Per token: LoRA's small width of each linear, and with its dropout the dropped inputs with their masks."""
+    lora, tp = config.lora, config.parallel.tp
+    if not lora.rank:
+        return 0.0
+    b, cut = BYTES[config.model.precision], tp if config.parallel.sequence_parallel else 1
+    kept = 0.0
+    for name in set(lora.linears):
+        inputs = flops.linears(a)[name][0] / (cut if name in CUT_BY_OUTPUTS else tp)
+        kept += b * lora.rank + ((b + 1) * inputs if lora.dropout else 0)
     return kept
 
 

@@ -22,7 +22,7 @@ from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.rope import rope_inverse_frequencies
 from megatron_ft.runtime.device import Device
 from megatron_ft.training.kernels import Kernels, block_spec, choose
-from megatron_ft.training.plan import stage_layers
+from megatron_ft.training.plan import padded_vocabulary, stage_layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ACTIVATIONS = {"gelu": torch.nn.functional.gelu,
@@ -44,16 +44,6 @@ class LanguageModel(GPTModel):
         if real < width:
             logits[..., real:] = float("-inf")
         return super().compute_language_model_loss(labels, logits)
-
-
-def padded_vocabulary(vocabulary: int, *, multiple: int, tp: int) -> int:
-    """The vocabulary rounded up to a multiple of multiple * tp, so that every tp rank holds as many rows.
-
-    >>> padded_vocabulary(49152, multiple=128, tp=4), padded_vocabulary(32001, multiple=128, tp=2)
-    (49152, 32256)
-    """
-    unit = multiple * tp
-    return -(-vocabulary // unit) * unit
 
 
 def _leave(weight: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from megatron_ft.training.plan import padded_vocabulary, stage_layers
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 FLOAT = 4
+CUT_BY_OUTPUTS = ("qkv", "fc1")
+"""Linears that tensor parallelism cuts along their outputs; the others along their inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +128,13 @@ def parameters_of_piece(architecture: Architecture, *, model: Model, tp: int, pp
 
 
 def _layer(a: Architecture, tp: int, lora: Lora) -> list[Parameter]:
-    return [*_norm("input_layernorm", a, lora.rank == 0),
-            *_linear("proj", a, tp, lora, a.linear_bias), *_linear("qkv", a, tp, lora, a.linear_bias or a.qkv_bias),
-            *_norm("pre_mlp_layernorm", a, lora.rank == 0),
-            *_linear("fc1", a, tp, lora, a.linear_bias), *_linear("fc2", a, tp, lora, a.linear_bias)]
+    trained = lora.rank == 0
+    return [*_norm("input_layernorm", a, trained),
+            *_linear("proj", a, tp, trained, a.linear_bias), *_linear("qkv", a, tp, trained, a.linear_bias or a.qkv_bias),
+            *_adapters(("qkv", "proj"), a, tp, lora),
+            *_norm("pre_mlp_layernorm", a, trained),
+            *_linear("fc1", a, tp, trained, a.linear_bias), *_linear("fc2", a, tp, trained, a.linear_bias),
+            *_adapters(("fc1", "fc2"), a, tp, lora)]
 
 
 def _norm(name: str, a: Architecture, trained: bool) -> list[Parameter]:
@@ -137,16 +142,24 @@ def _norm(name: str, a: Architecture, trained: bool) -> list[Parameter]:
     return [Parameter(f"{name}.{part}", a.hidden, trained) for part in parts]
 
 
-def _linear(name: str, a: Architecture, tp: int, lora: Lora, bias: bool) -> list[Parameter]:
+def _linear(name: str, a: Architecture, tp: int, trained: bool, bias: bool) -> list[Parameter]:
     """qkv and fc1 are cut along their outputs, with their bias; proj and fc2 along their inputs, their bias is whole."""
     inputs, outputs = flops.linears(a)[name]
-    by_outputs = name in ("qkv", "fc1")
-    found = [Parameter(f"{name}.weight", inputs * outputs // tp, lora.rank == 0)]
+    found = [Parameter(f"{name}.weight", inputs * outputs // tp, trained)]
     if bias:
-        found.append(Parameter(f"{name}.bias", outputs // tp if by_outputs else outputs, lora.rank == 0))
-    if lora.rank and name in lora.linears:
-        found.append(Parameter(f"{name}.adapter_in", lora.rank * (inputs if by_outputs else inputs // tp)))
-        found.append(Parameter(f"{name}.adapter_out", lora.rank * (outputs // tp if by_outputs else outputs)))
+        found.append(Parameter(f"{name}.bias", outputs // tp if name in CUT_BY_OUTPUTS else outputs, trained))
+    return found
+
+
+def _adapters(names: tuple[str, ...], a: Architecture, tp: int, lora: Lora) -> list[Parameter]:
+    """LoRA's A is cut where the linear's inputs are, its B where the outputs are (training/lora.py)."""
+    found = []
+    for name in names:
+        if lora.rank and name in lora.linears:
+            inputs, outputs = flops.linears(a)[name]
+            by_outputs = name in CUT_BY_OUTPUTS
+            found += [Parameter(f"{name}_adapter.lora_A", lora.rank * (inputs if by_outputs else inputs // tp)),
+                      Parameter(f"{name}_adapter.lora_B", lora.rank * (outputs // tp if by_outputs else outputs))]
     return found
 
 

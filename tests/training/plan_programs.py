@@ -38,9 +38,9 @@ def state_bytes(process: Process, *, runs: list[tuple[dict[str, Any], dict[str, 
 def _count(config: Config, architecture: Architecture, bucket: int | None) -> tuple[int, int, int]:
     import torch
 
-    from megatron_ft.training import model, optimizer
+    from megatron_ft.training import optimizer
 
-    chunks = model.build(architecture, parallel=config.parallel, model=config.model, device="cpu")
+    chunks = _chunks(config, architecture)
     settings = functools.partial(optimizer.DistributedDataParallelConfig, bucket_size=bucket)
     with mock.patch.object(optimizer, "DistributedDataParallelConfig", settings):
         chunks = optimizer.wrap(chunks, config)
@@ -57,6 +57,15 @@ def _count(config: Config, architecture: Architecture, bucket: int | None) -> tu
                 state.update({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
                               for one in kept if isinstance(one, torch.Tensor) and one.dim()})
     return sum(weights.values()), gradients, sum(size for at, size in state.items() if at not in weights)
+
+
+def _chunks(config: Config, architecture: Architecture) -> list[Any]:
+    from megatron_ft.training import lora, model
+
+    chunks = model.build(architecture, parallel=config.parallel, model=config.model, memory=config.memory, device="cpu")
+    for chunk in chunks if config.lora.rank else []:
+        lora.apply(chunk, config.lora, seed=0)
+    return chunks
 
 
 def activation_bytes(process: Process, *, runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple[float, int]]:
@@ -92,8 +101,7 @@ def _step(config: Config, architecture: Architecture) -> Callable[[], Any]:
 
     from megatron_ft.training import model, optimizer
 
-    chunks = model.build(architecture, parallel=config.parallel, model=config.model, memory=config.memory, device="cpu")
-    [chunk] = optimizer.wrap(chunks, config)
+    [chunk] = optimizer.wrap(_chunks(config, architecture), config)
     chunk.train()
     tokens = torch.arange(config.data.row_tokens)[None] % architecture.vocabulary
 

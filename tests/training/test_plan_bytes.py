@@ -19,17 +19,20 @@ ODD = {**STARCODER, "hidden": 54, "heads": 3, "head_width": 18, "ffn": 77, "grou
 """Sizes that are multiples of nothing, for one tp rank."""
 
 
-def run(sizes, precision, *, optimizer="adamw", **parallel):
+def run(sizes, precision, *, optimizer="adamw", lora=None, **parallel):
     return {"run": {"dir": "r", "steps": 1}, "load": {"from": "b"}, "data": {"train": ["d"]}, "optim": {"optimizer": optimizer},
-            "model": {"precision": precision, "vocabulary_multiple": 8}, "parallel": parallel}, sizes
+            "model": {"precision": precision, "vocabulary_multiple": 8}, "parallel": parallel, "lora": lora or {}}, sizes
 
 
 RUNS = {
-    1: [run(ODD, "bf16"), run(ODD, "fp32", distributed_optimizer=False), run({**LLAMA, "qkv_bias": True}, "fp16")],
+    1: [run(ODD, "bf16"), run(LLAMA, "bf16", lora={"rank": 3}),
+        run(ODD, "fp32", distributed_optimizer=False), run({**LLAMA, "qkv_bias": True}, "fp16")],
     2: [run(ODD, "bf16"), run(ODD, "fp32"), run(LLAMA, "bf16", distributed_optimizer=False), run(LLAMA, "bf16", tp=2),
         run(STARCODER, "bf16", tp=2, sequence_parallel=True), run({**LLAMA, "tied_head": True}, "fp32", pp=2),
         run(LLAMA, "bf16", pp=2, overlap_grad_reduce=False), run(STARCODER, "fp16", pp=2, distributed_optimizer=False),
-        run(LLAMA, "bf16", pp=2, distributed_optimizer=False, optimizer="sgd")],
+        run(LLAMA, "bf16", pp=2, distributed_optimizer=False, optimizer="sgd"),
+        run(LLAMA, "bf16", tp=2, lora={"rank": 5}), run(STARCODER, "bf16", pp=2, lora={"rank": 3, "linears": ["qkv", "fc2"]}),
+        run(STARCODER, "fp32", lora={"rank": 7, "linears": ["proj"]})],
     4: [run(STARCODER, "bf16", tp=2, pp=2), run(ODD, "bf16", pp=2), run(LLAMA, "fp32", tp=2),
         run(STARCODER, "bf16", pp=2, virtual_stages=2), run(LLAMA, "bf16", pp=2, virtual_stages=3, stage_layers=[1] * 6)],
 }
