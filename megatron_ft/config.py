@@ -36,7 +36,7 @@ class Run(Section):
     epochs: float = pydantic.Field(0.0, ge=0)
     """Passes over the training documents; used when `run.steps` is 0."""
     seed: int = pydantic.Field(1234, ge=0, lt=2**31)
-    """Seed of the row order and of dropout, for all ranks."""
+    """Seed of the row order, of dropout and of new LoRA adapters, for all ranks."""
     max_minutes: float = pydantic.Field(0.0, ge=0)
     """Wall time after which the run writes a checkpoint and ends with the exit code for "requeue me" (75); 0: no limit."""
     max_skipped_steps: int = pydantic.Field(3, ge=1)
@@ -252,6 +252,12 @@ class Config(Section):
         if self.optim.optimizer == "sgd" and self.parallel.distributed_optimizer:
             raise ValueError("parallel.distributed_optimizer: true, but megatron-core cuts up Adam's state only, and "
                              "optim.optimizer is 'sgd'; set parallel.distributed_optimizer=false")
+        if self.lora.rank and (not self.lora.linears or len(set(self.lora.linears)) < len(self.lora.linears)):
+            raise ValueError(f"lora.linears: {list(self.lora.linears)} with lora.rank={self.lora.rank}; name each linear that "
+                             "gets an adapter once, of qkv, proj, fc1, fc2")
+        if self.lora.rank and self.runtime.kernels == "transformer_engine":
+            raise ValueError("runtime.kernels: 'transformer_engine', but adapters (lora.rank="
+                             f"{self.lora.rank}) go on the local layers; use 'local' or 'auto'")
         if self.loss.on == "all" and self.loss.weighting == "target":
             raise ValueError("loss.weighting: 'target' weighs answers, but loss.on is 'all', which has none; use 'token'")
         return self

@@ -35,9 +35,14 @@ def adapter_module(linear: str) -> str:
     return linear + _ADAPTER
 
 
+def names(lora: Lora) -> list[str]:
+    """`lora.linears` in the model's order."""
+    return [name for name in LINEARS if name in lora.linears]
+
+
 def adapted(lora: Lora) -> list[str]:
     """The modules of `lora.linears`, in the model's order."""
-    return [module for name, module in LINEARS.items() if name in lora.linears]
+    return [LINEARS[name] for name in names(lora)]
 
 
 def is_adapter(name: str) -> bool:
@@ -63,8 +68,7 @@ def source(lora: Lora, base: Path) -> dict[str, Any]:
     """What the manifest of a LoRA run's checkpoint says besides what every run's says; empty without LoRA."""
     if not lora.rank:
         return {}
-    linears = [name for name in LINEARS if name in lora.linears]
-    return {"lora": {**lora.model_dump(), "linears": linears}, "base_fingerprint": fingerprint(base)}
+    return {"lora": {**lora.model_dump(), "linears": names(lora)}, "base_fingerprint": fingerprint(base)}
 
 
 def of(manifest: Manifest) -> Lora | None:
@@ -90,10 +94,10 @@ def require_same(manifest: Manifest, folder: Path, lora: Lora, base: Path) -> No
     """Refuse to resume a checkpoint with other adapters, on top of another base model, or with LoRA switched on or off."""
     before = of(manifest) or Lora()
     for field, was, now in (("rank", before.rank, lora.rank), ("alpha", before.alpha, lora.alpha),
-                            ("linears", set(before.linears), set(lora.linears))):
+                            ("linears", names(before), names(lora))):
         if was != now:
-            raise ConfigError(f"lora.{field}: {_shown(now)}, but {folder} was trained with {_shown(was)}; restore it (see "
-                              "run.dir/config.toml), or start anew with another run.dir")
+            raise ConfigError(f"lora.{field}: {now}, but {folder} was trained with {was}; restore it (run.dir/config.toml has "
+                              "it), or start anew with another run.dir")
         if not (before.rank or lora.rank):
             return
     require_base(manifest, folder, base, option="load.from")
@@ -124,7 +128,3 @@ def fingerprint(base: Path) -> str:
                 stream.seek(math.floor(max(0, size - _SAMPLE_BYTES) * sample / (_SAMPLES - 1)))
                 found.update(stream.read(_SAMPLE_BYTES))
     return found.hexdigest()[:16]
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(name for name in LINEARS if name in value) if isinstance(value, set) else str(value)

@@ -37,8 +37,10 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
 from megatron_ft.config import Lora
+from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import lora_layout
 from megatron_ft.runtime.lora_layout import A, B
+from megatron_ft.training import flops
 from megatron_ft.training.model import unwrap
 
 
@@ -133,6 +135,13 @@ def apply(chunk: torch.nn.Module, lora: Lora, *, seed: int) -> None:
 def _on_top(adapter: Adapter) -> Callable[..., tuple[Tensor, Tensor | None]]:
     # A linear gives (output, the bias that its caller is to add).
     return lambda linear, inputs, result: (adapter(inputs[0], result[0]), result[1])
+
+
+def describe(lora: Lora, architecture: Architecture) -> str:
+    """One line for the log."""
+    trained = flops.adapter_weights(architecture, lora)
+    return (f"LoRA: rank {lora.rank}, scale {lora.alpha:g} / {lora.rank}, on {', '.join(lora_layout.names(lora))}: {trained:,} "
+            f"weights are trained, the base's {architecture.parameters:,} stay as they are")
 
 
 def frozen(chunk: torch.nn.Module) -> set[str]:
