@@ -41,7 +41,7 @@ class Tokens:
     @property
     def names(self) -> tuple[str, ...]:
         """All that there are."""
-        return tuple(name for name in dataclasses.astuple(self) if name is not None)
+        return (self.prefix, self.middle, self.suffix, *([self.end] if self.end else []))
 
 
 FAMILIES: dict[str, Tokens] = {

@@ -144,7 +144,7 @@ class _Draft:
                 if isinstance(part, str):
                     self._texts[code_of_text].append(part)
                     self._codes.append(code_of_text)
-                elif part in (Mark.BEGIN, Mark.OPENING):
+                elif part is Mark.BEGIN or part is Mark.OPENING:
                     self._codes += begin if part is Mark.BEGIN else []
                     code_of_text = FIRST_TEXT
                     continue
