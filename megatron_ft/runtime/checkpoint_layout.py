@@ -48,7 +48,7 @@ class Manifest:
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What it was made of: a conversion names its files with fingerprints, a training run its base, data and config."""
     progress: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Where a training run stood: `training.checkpoint.Progress`."""
+    """Where a training run stood: `training.progress.Progress`."""
     layout: dict[str, int] = dataclasses.field(default_factory=dict)
     """Of the ranks that saved it: tp, pp, dp, virtual_stages."""
     optimizer_state: tuple[str, ...] = ()

@@ -21,16 +21,7 @@ from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.training import lora, optimizer_state
 from megatron_ft.training.model import LanguageModel, unwrap
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands: all that its data order, learning rate and dropout follow from."""
-
-    step: int
-    """Optimizer steps done."""
-    rows: int
-    """Packed rows consumed, over all ranks."""
+from megatron_ft.training.progress import Progress
 
 
 def model_state(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:

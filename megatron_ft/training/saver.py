@@ -38,8 +38,8 @@ from megatron_ft.runtime import agreement, checkpoint_files, hf_files
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.runtime.checkpoint_files import Record, readable
 from megatron_ft.training import checkpoint, optimizer_state, state_writer
-from megatron_ft.training.checkpoint import Progress
 from megatron_ft.training.optimizer import whole_weights
+from megatron_ft.training.progress import Progress
 from megatron_ft.training.state_writer import Writing
 
 _SPARE_BYTES = 16 * 2**20
@@ -86,6 +86,8 @@ class Saver:
         self._needed = 0
         self.overdue_since: int | None = None
         """Step of a save that there was no room for and that has not been made up for; None: nothing is overdue."""
+        self.longest_s = 0.0
+        """The longest save so far, from its start to its publication."""
 
     def save(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, progress: Progress, *,
              manifest: layout.Manifest, due: bool = True, last: bool = False) -> None:
@@ -145,6 +147,7 @@ class Saver:
                 shutil.rmtree(pending.partial, ignore_errors=True)
             raise
         now = time.perf_counter()
+        self.longest_s = max(self.longest_s, now - pending.started)
         log.get().info("saved %s: %s in %.1f s, training waited %.1f s", self._root / layout.folder_name(pending.step),
                        readable(self._needed - _SPARE_BYTES), now - pending.started, pending.held_up_s + now - started)
 
