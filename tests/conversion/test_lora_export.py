@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ft.config import Lora
-from megatron_ft.conversion import lora_to_hf
+from megatron_ft.conversion import lora_to_hf, megatron_to_hf
+from megatron_ft.errors import CheckpointError, ConfigError
+from tests.conversion.test_scripts import run
 from tests.small_models import VARIANTS
 from tests.training.lora_programs import write_adapters
 
@@ -109,3 +112,83 @@ def test_weights_without_an_adapter_are_the_bases_bit_for_bit(exported):
     assert sorted(before) == sorted(after)
     assert changed == {f"model.layers.{layer}.{linear}.weight" for layer in range(4) for linear in
                        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")}
+
+
+def test_the_base_may_be_named_and_may_be_a_hugging_face_folder(exported, tmp_path):
+    hf, checkpoints, _, merged = exported("llama", "gqa")
+    again = lora_to_hf.convert(checkpoints, tmp_path / "merged", form="merged", base=hf)
+    expected, found = load_file(merged / "model.safetensors"), load_file(again / "model.safetensors")
+    assert sorted(found) == sorted(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+    adapter = lora_to_hf.convert(checkpoints, tmp_path / "adapter", form="adapter", base="org/model")
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/model"
+
+
+def test_adapters_are_added_in_float32_and_then_rounded_once(exported, tmp_path):
+    _, checkpoints, adapter, merged = exported("starcoder", "mqa")
+    half = load_file(lora_to_hf.convert(checkpoints, tmp_path / "merged", form="merged", dtype="bfloat16")
+                     / "model.safetensors")
+    assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in load_file(merged / "model.safetensors").items())
+    half = load_file(lora_to_hf.convert(checkpoints, tmp_path / "adapter", form="adapter", dtype="bfloat16")
+                     / "adapter_model.safetensors")
+    stored = load_file(adapter / "adapter_model.safetensors")
+    assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in stored.items())
+
+
+def test_the_commands_export_adapters_and_verify_reads_them_on_their_base(exported, tmp_path):
+    hf, checkpoints, _, merged = exported("llama", "gqa")
+    said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--base", hf)
+    assert said.returncode == 2 and "--base goes with --lora" in said.stderr
+    said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--lora", "adapter")
+    assert said.returncode == 0, said.stderr
+    assert "adapters of rank 5 on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj in float32" in said.stderr
+    said = run("verify.py", "--hf", merged, "--checkpoint", checkpoints)
+    assert said.returncode == 0 and "EQUAL (tolerance 0.0001)" in said.stdout, said.stderr[-3000:]
+
+
+def test_the_form_is_asked_for(exported, tmp_path):
+    with pytest.raises(CheckpointError, match="--checkpoint: .*iter_0000007 is a LoRA checkpoint: .* of rank 5 .* --lora merged"):
+        megatron_to_hf.convert(exported("llama", "gqa")[1], tmp_path / "out")
+
+
+@pytest.fixture
+def checkpoint(bases, tmp_path):
+    """A LoRA checkpoint and its base, both to be damaged."""
+    base = shutil.copytree(bases("llama", "gqa")[1], tmp_path / "base")
+    return write_adapters(base, tmp_path / "lora", Lora(rank=5)), base / "release"
+
+
+def refuse(folder: Path, tmp_path: Path, message: str, *, form: str = "merged", base: object = None,
+           error: type = CheckpointError) -> None:
+    with pytest.raises(error, match=message):
+        lora_to_hf.convert(folder, tmp_path / "out", form=form, base=base)
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name], "something half-written is left"
+
+
+def test_a_checkpoint_of_a_whole_model_has_no_adapters_to_export(checkpoint, tmp_path):
+    refuse(checkpoint[1], tmp_path, "--lora: .*release is no LoRA checkpoint but a whole model; leave", error=ConfigError)
+
+
+def test_a_base_that_is_not_there_or_not_the_one_is_refused(checkpoint, tmp_path, bases):
+    folder, base = checkpoint
+    base.rename(tmp_path / "moved")
+    refuse(folder, tmp_path, "the base model .*base/release is not there; name its place with --base DIR")
+    refuse(folder, tmp_path, "--base: the base model nowhere is not there", base="nowhere")
+    refuse(folder, tmp_path, "groups is 6, but 2 in .*the two belong to different models", base=bases("llama", "mha")[0])
+    refuse(folder, tmp_path, "--base: .*iter_0000007 is a LoRA checkpoint", base=folder)
+    lora_to_hf.convert(folder, tmp_path / "adapter", form="adapter")  # does not read it
+    (tmp_path / "moved").rename(base)
+    with next(base.glob("*.distcp")).open("r+b") as weights:
+        weights.write(b"x")
+    refuse(folder, tmp_path, "the weight files of .*base/release have the fingerprint .* another model, or it was written anew")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"rank": 4}, r"linear_qkv_adapter.lora_A has shape \[5, 48\], expected \[4, 48\] in each of 4 layers"),
+    ({"linears": ["qkv"]}, "holds decoder.layers.mlp.linear_fc1_adapter.lora_A, .*, which is no adapter of lora.linears = qkv"),
+])
+def test_adapters_that_are_not_those_of_the_manifest_are_refused(checkpoint, tmp_path, change, message):
+    path = checkpoint[0] / "megatron_ft.json"
+    content = json.loads(path.read_text())
+    content["source"]["lora"].update(change)
+    path.write_text(json.dumps(content))
+    refuse(checkpoint[0], tmp_path, message, form="adapter")
