@@ -47,7 +47,7 @@ class Tokens:
 FAMILIES: dict[str, Tokens] = {
     "StarCoder": Tokens("<fim_prefix>", "<fim_middle>", "<fim_suffix>"),
     "SantaCoder": Tokens("<fim-prefix>", "<fim-middle>", "<fim-suffix>"),
-    "Qwen2.5-Coder, CodeGemma": Tokens("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
+    "Qwen2.5-Coder": Tokens("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
     "DeepSeek-Coder": Tokens("<｜fim▁begin｜>", "<｜fim▁end｜>", "<｜fim▁hole｜>"),  # noqa: RUF001 - the hole is before the suffix
     "Code Llama": Tokens("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"),
 }
