@@ -4,63 +4,84 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_ft import cli, log
 from megatron_ft.errors import TrainingError
-from megatron_ft.runtime import groups
-from megatron_ft.runtime.checkpoint_layout import HF_FOLDER, Manifest
+from megatron_ft.runtime import agreement, groups
+from megatron_ft.runtime.checkpoint_layout import Manifest
 from megatron_ft.runtime.device import Device
 from megatron_ft.runtime.groups import Place
-from megatron_ft.training import checkpoint, kernels, model, optimizer, resume, spikes, step
-from megatron_ft.training.checkpoint import Progress
+from megatron_ft.training import checkpoint, hf_weights, kernels, model, optimizer, resume, run_folder, spikes, step
+from megatron_ft.training.ending import End, Ending
 from megatron_ft.training.metrics import Metrics
+from megatron_ft.training.progress import Progress
 from megatron_ft.training.saver import Saver
 from megatron_ft.training.schedule import learning_rate
 from megatron_ft.training.setup import Setup
 
+Guard = Callable[[Place], AbstractContextManager[Any]]
+DOCUMENTS_NAMED = 10
 
-def train(setup: Setup, device: Device) -> None:
-    """Train, validate and checkpoint until the plan's last step."""
-    config, plan = setup.config, setup.plan
+
+def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: Guard = contextlib.nullcontext) -> End:
+    """Train, validate and checkpoint until the plan's last step, or until something ends the run before it; how it ended.
+
+    Args:
+        ending: what can end it from outside; none: nothing does.
+        guard: entered with the place for as long as the ranks depend on each other (`dead_rank.watch`).
+    """
+    config, plan, ending = setup.config, setup.plan, ending or Ending()
     with groups.start(setup.process, device, config.parallel, timeout_minutes=config.runtime.timeout_minutes) as place, \
-            contextlib.ExitStack() as ending:
+            guard(place), contextlib.ExitStack() as stack:
         chunks, adam, progress = start(setup, place)
-        saver = ending.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base / HF_FOLDER,
-                                           resumed=progress.step))
+        saver = stack.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base.hf_files,
+                                          resumed=progress.step))
         metrics = Metrics(config, plan, setup.architecture, place, first_step=progress.step)
         watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
-        setup.loader.position = progress.rows
-        if progress.step == 0:
-            validate(setup, chunks, place, metrics, number=0)
-        for number in range(progress.step, plan.steps):
+        setup.loader.position, saved = progress.rows, progress.step
+        ending.signals.is_training = True
+        ending.hear(agreement.totals(ending.told()))  # what came while the model was loaded
+        while True:
+            if validation_is_due(setup, progress) and not ending.agreed:
+                progress = validate(setup, chunks, place, metrics, ending, progress)
+            end = end_of(setup, progress, ending)
+            saver.poll()
+            is_due = due(progress.step, config.checkpoint.every_steps, plan.steps)
+            if progress.step != saved and (is_due or end is not None or saver.overdue_since is not None):
+                save(setup, saver, chunks, adam, progress, due=is_due, last=end is not None)
+                metrics.event("checkpoint", progress.step)
+                saved, ending.save_s = progress.step, saver.longest_s
+            if end is not None:
+                break
             started = time.perf_counter()
-            rate = learning_rate(number, config.optim, steps=plan.steps, warmup_steps=plan.warmup_steps)
+            rate = learning_rate(progress.step, config.optim, steps=plan.steps, warmup_steps=plan.warmup_steps)
             optimizer.set_learning_rate(adam, rate, config.optim.weight_decay)
-            groups.seed(step_seed(config.run.seed, number), place)
+            groups.seed(step_seed(config.run.seed, progress.step), place)
             batches = next(setup.loader)
             data_seconds = time.perf_counter() - started
-            result = step.train_step(chunks, adam, batches, weighting=config.loss.weighting, place=place)
+            result = step.train_step(chunks, adam, batches, weighting=config.loss.weighting, place=place, ending=ending)
             seconds = time.perf_counter() - started
-            watch.step(number + 1, result, batches)
-            _require_finite(setup, result, number + 1)
-            metrics.step(number + 1, result, rate=rate, seconds=seconds, data_seconds=data_seconds, epoch=setup.loader.epoch)
-            if due(number + 1, config.validation.every_steps, plan.steps):
-                validate(setup, chunks, place, metrics, number=number + 1)
-            saver.poll()
-            is_due = due(number + 1, config.checkpoint.every_steps, plan.steps)
-            if is_due or saver.overdue_since is not None:
-                save(setup, saver, chunks, adam, Progress(number + 1, setup.loader.position), due=is_due,
-                     last=number + 1 == plan.steps)
-                metrics.event("checkpoint", number + 1)
+            ending.took(seconds)
+            progress = progress.after_step(rows=setup.loader.position, updated=result.updated, loss=result.totals.loss,
+                                           loss_scale=result.loss_scale)
+            watch.step(progress.step, result, batches)
+            metrics.step(progress.step, result, rate=rate, seconds=seconds, data_seconds=data_seconds,
+                         epoch=setup.loader.epoch, skipped=progress.skipped)
+            stop_if_failing(setup, progress, result)
+        metrics.event("end", progress.step, why=end.why, exit_code=end.exit_code)
         metrics.close()
-        log.get().info("done: %d steps; checkpoint in %s", plan.steps, setup.checkpoints)
+    log.get().info("%s%s", end.why, f"; checkpoint in {setup.checkpoints}" if progress.step else "; nothing to save yet")
+    return end
 
 
 def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], MegatronOptimizer, Progress]:
@@ -74,8 +95,7 @@ def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], Me
     bare = model.build(setup.architecture, parallel=config.parallel, model=config.model, memory=config.memory,
                        device=place.device, kernels=chosen)
     if resume_from is None:
-        log.get().info("base model: %s", setup.base)
-        checkpoint.load_model(bare, setup.base)
+        load_base(setup, bare)
     chunks = optimizer.wrap(bare, config)
     adam = optimizer.build(chunks, config)
     step.prepare(chunks, adam)
@@ -89,17 +109,46 @@ def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], Me
     return chunks, adam, progress
 
 
-def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, metrics: Metrics, *,
-             number: int) -> step.Totals | None:
-    """The totals over all held-out rows, and those of each tag into the metrics; None where nothing is held out."""
-    if not setup.valid:
-        return None
+def load_base(setup: Setup, chunks: list[torch.nn.Module]) -> None:
+    """The base model's weights, from a checkpoint or from a Hugging Face folder as it is."""
+    started = time.perf_counter()
+    if setup.base.manifest is None:
+        hf_weights.load(chunks, setup.base.folder, setup.architecture)
+    else:
+        checkpoint.load_model(chunks, setup.base.folder)
+    log.get().info("base model: %s, loaded in %.1f s", setup.base.folder, time.perf_counter() - started)
+
+
+def validation_is_due(setup: Setup, progress: Progress) -> bool:
+    """Before the first step, every so many steps and after the last; again where one was broken off before a resume."""
+    number, every = progress.step, setup.config.validation.every_steps
+    return bool(setup.valid) and progress.validated != number and (number == 0 or due(number, every, setup.plan.steps))
+
+
+def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, metrics: Metrics, ending: Ending,
+             progress: Progress) -> Progress:
+    """The losses over all held-out rows and over those of each tag; broken off, and not counted, where the run is to end."""
     by_tag = {}
     for tag, rows in setup.valid.items():
         limited = itertools.islice(rows, setup.config.validation.max_steps or len(rows))
-        by_tag[tag] = step.validate(chunks, limited, weighting=setup.config.loss.weighting, place=place)
-    metrics.validation(number, by_tag)
-    return step.Totals.sum(by_tag.values())
+        by_tag[tag] = step.validate(chunks, limited, weighting=setup.config.loss.weighting, place=place, ending=ending)
+        if ending.agreed:
+            return progress
+    metrics.validation(progress.step, by_tag)
+    return progress.after_validation(step.Totals.sum(by_tag.values()).loss)
+
+
+def end_of(setup: Setup, progress: Progress, ending: Ending) -> End | None:
+    """Why the run ends here, or None: it is done, no longer gets better, or was told to."""
+    number, steps, patience = progress.step, setup.plan.steps, setup.config.validation.patience
+    if number >= steps and not validation_is_due(setup, progress):
+        return End(f"done: {steps} steps", cli.EXIT_OK)
+    if patience and progress.worse_in_row >= patience:
+        best = "none was finite" if progress.best_loss is None else (
+            f"the best was {progress.best_loss:.4f} after step {progress.best_step}")
+        return End(f"done after step {number} of {steps}: the validation loss has not improved for {progress.worse_in_row} "
+                   f"validations (validation.patience), {best}", cli.EXIT_OK)
+    return ending.agreed and End(f"ended after step {number} of {steps}: {ending.agreed.why}", ending.agreed.exit_code)
 
 
 def save(setup: Setup, saver: Saver, chunks: list[DistributedDataParallel], adam: MegatronOptimizer, progress: Progress, *,
@@ -134,10 +183,17 @@ def step_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]) >> 1
 
 
-def _require_finite(setup: Setup, result: step.StepResult, number: int) -> None:
-    if math.isfinite(result.totals.loss) and math.isfinite(result.grad_norm) and result.updated:
+def stop_if_failing(setup: Setup, progress: Progress, result: step.StepResult) -> None:
+    """TrainingError, on all ranks, after run.max_skipped_steps skipped steps in a row; it names their rows and documents."""
+    config, failures, loader = setup.config, progress.failures_in_row, setup.loader
+    if failures < config.run.max_skipped_steps:
         return
-    last = setup.loader.position
-    raise TrainingError(f"step {number}: loss {result.totals.loss}, gradient norm {result.grad_norm}: not finite; the last "
-                        f"checkpoint in {setup.checkpoints} is untouched. Look at rows {last - setup.plan.rows_per_step}.."
-                        f"{last - 1}, or lower optim.lr ({setup.config.optim.lr})")
+    first = max(0, progress.rows - failures * setup.plan.rows_per_step)
+    documents = [loader.selection.identity(index) for row in range(first, progress.rows) for index in loader.epochs.row(row)]
+    named = ", ".join(f"{number} of {prefix}" for prefix, number in documents[:DOCUMENTS_NAMED])
+    more = f" and {len(documents) - DOCUMENTS_NAMED} more" if len(documents) > DOCUMENTS_NAMED else ""
+    raise TrainingError(f"step {progress.step}: loss {result.totals.loss}, gradient norm {result.grad_norm}: not finite, as in "
+                        f"all of the last {failures} steps (run.max_skipped_steps); weights are as before them, and so is the "
+                        f"last checkpoint in {setup.checkpoints}. They had rows {first}..{progress.rows - 1}: documents {named}"
+                        f"{more}; all with their losses are in {Path(config.run.dir) / run_folder.SPIKES}. Look at these, or "
+                        f"lower optim.lr ({config.optim.lr})")

@@ -11,9 +11,9 @@ from megatron_ft.data.loader import Loader, ValidationLoader
 from megatron_ft.data.source import View, by_tag, open_views
 from megatron_ft.errors import ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.runtime.device import Process
-from megatron_ft.training import resume, trackers
+from megatron_ft.training import base_model, resume, trackers
+from megatron_ft.training.base_model import Base
 from megatron_ft.training.plan import Plan, check_layout, make
 
 
@@ -24,14 +24,15 @@ class Setup:
     config: Config
     process: Process
     architecture: Architecture
-    base: Path
-    """Checkpoint folder of the base model."""
+    base: Base
     saved: tuple[Path, ...]
     """The run's own checkpoints in the order in which to try them; empty on the first start."""
     loader: Loader
     valid: dict[str, ValidationLoader]
     """Held-out data by the tags of their losses."""
     plan: Plan
+    tokenizers: tuple[str, ...]
+    """Fingerprints of those that made the training data; a dataset pair does not know its own."""
 
     @property
     def checkpoints(self) -> Path:
@@ -40,15 +41,16 @@ class Setup:
 
     def source(self) -> dict[str, object]:
         """For the manifest of each checkpoint: what decides the data order, and what the run was told."""
-        return {"base": str(self.base), "data_order": self.loader.fingerprint, "config": self.config.to_toml()}
+        return {"base": str(self.base.folder), "data_order": self.loader.fingerprint, "tokenizers": list(self.tokenizers),
+                "config": self.config.to_toml()}
 
 
 def prepare(config: Config, process: Process) -> Setup:
     """Check everything; raises ConfigError, DataError or CheckpointError, the same on every rank."""
     trackers.require_installed(config.log)
-    base = layout.find(config.load.base)
-    manifest = layout.Manifest.read(base)
-    architecture = manifest.architecture
+    base = base_model.find(config.load.base)
+    base_model.check(base)
+    architecture = base.architecture
     dp = check_layout(architecture, config.parallel, processes=process.size, row_tokens=config.data.row_tokens)
     train_views, valid_views = _open_data(config, base)
     for view in train_views + valid_views:
@@ -71,12 +73,16 @@ def prepare(config: Config, process: Process) -> Setup:
     plan = make(config, architecture, processes=process.size, rows_per_epoch=loader.rows_per_epoch,
                 rows_of_first=loader.epochs.rows_of_first if loader.epochs.differ else None)
     root = Path(config.run.dir) / "checkpoints"
-    saved = resume.find(root, config, architecture, data_order=loader.fingerprint, base=base)
+    saved = resume.find(root, config, architecture, data_order=loader.fingerprint, base=base.folder)
     resume.check_room(root, config, architecture, warn=process.rank == 0)
-    return Setup(config, process, architecture, base, saved, loader, valid, plan)
+    return Setup(config, process, architecture, base, saved, loader, valid, plan, _tokenizers(train_views))
 
 
-def _open_data(config: Config, base: Path) -> tuple[list[View], list[View]]:
+def _tokenizers(views: list[View]) -> tuple[str, ...]:
+    return tuple(sorted({view.dataset.tokenizer["fingerprint"] for view in views if view.dataset.tokenizer}))
+
+
+def _open_data(config: Config, base: Base) -> tuple[list[View], list[View]]:
     """The training and the validation views that data.train and data.valid, or data.weights_files, name."""
     train, valid = config.data.train, config.data.valid
     if config.data.weights_files:
@@ -89,21 +95,21 @@ def _open_data(config: Config, base: Path) -> tuple[list[View], list[View]]:
     return train_views, valid_views
 
 
-def _end_of_text(config: Config, base: Path) -> int:
+def _end_of_text(config: Config, base: Base) -> int:
     """The id that closes an answer in a dataset pair, as told or as the base model's tokenizer has it."""
     if config.data.end_of_text is not None:
         return config.data.end_of_text
     try:
-        return tokenizer.load(base / layout.HF_FOLDER).end_of_text
+        return tokenizer.load(base.hf_files).end_of_text
     except DataError as error:
         raise ConfigError("data.end_of_text: is not set, a dataset pair does not say which id ends an answer, and neither does "
                           f"the base model ({error}); set it to the id that the model was pre-trained with") from error
 
 
-def _check_vocabulary(view: View, architecture: Architecture, base: Path) -> None:
+def _check_vocabulary(view: View, architecture: Architecture, base: Base) -> None:
     vocabulary = view.dataset.vocabulary
     if vocabulary > architecture.vocabulary:
         has = f"was made with a tokenizer of {vocabulary} tokens" if view.dataset.tokenizer else f"has the id {vocabulary - 1}"
-        raise DataError(f"data: {view.entry.prefix} {has}, but the base model {base} has {architecture.vocabulary}; "
-                        f"tokenize with the model's own tokenizer ({base}/hf)")
+        raise DataError(f"data: {view.entry.prefix} {has}, but the base model {base.folder} has "
+                        f"{architecture.vocabulary}; tokenize with the model's own tokenizer ({base.hf_files})")
 
