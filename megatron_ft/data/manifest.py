@@ -30,7 +30,7 @@ class Manifest:
     counts: dict[str, int]
     """{"rows", "documents", "tokens", "supervised", "truncated"}: rows read from the input, documents written."""
     kinds: dict[str, int]
-    """Rows of each kind."""
+    """Rows of each kind; "text as PSM" and "text as SPM" are texts that were cut for fill-in-the-middle."""
     dropped: dict[str, dict[str, Any]]
     """Reason -> {"rows": how many, "first": where the first ones were}."""
     inputs: list[dict[str, Any]]
