@@ -15,8 +15,8 @@ from megatron_ft.families.architecture import Architecture
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What the run will do; made by `make`, never changed."""
+class Split:
+    """How the processes and the rows of a step are split; made by `split`."""
 
     processes: int
     tp: int
@@ -27,8 +27,22 @@ class Plan:
     rows_per_step: int
     rows_per_micro_batch: int
     row_tokens: int
-    rows_per_epoch: int
-    """Rows of one pass over the training documents; of the first one where epochs differ."""
+
+    def lines(self) -> list[str]:
+        """The derivations, one equation a line."""
+        return [
+            f"{self.processes} processes = {self.tp} tp x {self.pp} pp x {self.dp} dp",
+            f"{self.rows_per_step} rows/step = {self.rows_per_micro_batch} row/micro-batch x {self.dp} dp "
+            f"x {self.micro_batches} micro-batches",
+            f"{self.rows_per_step * self.row_tokens:,} tokens/step = {self.rows_per_step} rows x {self.row_tokens} tokens"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Split):
+    """What the run will do; made by `make`, never changed."""
+
+    rows_per_epoch: int | None
+    """Rows of one pass over the training documents; of the first one where epochs differ; None where data are not known."""
     epochs_differ: bool
     """Weights give every epoch other documents, and with them a few rows more or less."""
     steps: int
@@ -37,16 +51,13 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The derivations, one equation a line."""
-        return [
-            f"{self.processes} processes = {self.tp} tp x {self.pp} pp x {self.dp} dp",
-            f"{self.rows_per_step} rows/step = {self.rows_per_micro_batch} row/micro-batch x {self.dp} dp "
-            f"x {self.micro_batches} micro-batches",
-            f"{self.rows_per_step * self.row_tokens:,} tokens/step = {self.rows_per_step} rows x {self.row_tokens} tokens",
-            f"{self.steps} steps = {self.steps * self.rows_per_step:,} rows = "
-            f"{'about ' if self.epochs_differ else ''}{self.steps * self.rows_per_step / self.rows_per_epoch:.2f} epochs of "
-            f"{self.rows_per_epoch:,} rows",
-            f"{self.warmup_steps} steps of warm-up, {self.parameters:,} parameters",
-        ]
+        rows = self.steps * self.rows_per_step
+        of_epochs = ""
+        if self.rows_per_epoch is not None:
+            about = "about " if self.epochs_differ else ""
+            of_epochs = f" = {about}{rows / self.rows_per_epoch:.2f} epochs of {self.rows_per_epoch:,} rows"
+        return [*super().lines(), f"{self.steps} steps = {rows:,} rows{of_epochs}",
+                f"{self.warmup_steps} steps of warm-up, {self.parameters:,} parameters"]
 
 
 def check_layout(architecture: Architecture, parallel: Parallel, *, processes: int, row_tokens: int | None = None) -> int:
@@ -128,39 +139,46 @@ def padded_vocabulary(vocabulary: int, *, multiple: int, tp: int) -> int:
     return -(-vocabulary // unit) * unit
 
 
-def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int,
-         rows_of_first: Callable[[float], float] | None = None) -> Plan:
-    """The plan; ConfigError when the layout, the batch or the model cannot be split as asked.
-
-    Args:
-        rows_of_first: rows of the first so many epochs, where epochs differ; None: each has `rows_per_epoch`.
-    """
-    data = config.data
-    dp = check_layout(architecture, config.parallel, processes=processes, row_tokens=data.row_tokens)
+def split(config: Config, architecture: Architecture, *, processes: int) -> Split:
+    """How a step is split; ConfigError when the layout, the batch or the model cannot be split as asked."""
+    data, parallel = config.data, config.parallel
+    dp = check_layout(architecture, parallel, processes=processes, row_tokens=data.row_tokens)
     unit = dp * data.rows_per_micro_batch
     if data.rows_per_step % unit:
         raise ConfigError(f"data.rows_per_step: {data.rows_per_step} is not a multiple of {data.rows_per_micro_batch} "
                           f"row/micro-batch x {dp} dp = {unit}; use {nearest(data.rows_per_step, unit)}")
-    parallel, micro_batches = config.parallel, data.rows_per_step // unit
-    _check_recomputation(stage_layers(architecture.layers, parallel), config.memory)
+    micro_batches = data.rows_per_step // unit
     if parallel.virtual_stages > 1 and micro_batches % parallel.pp:
         raise ConfigError(f"data.rows_per_step: {data.rows_per_step} makes {micro_batches} micro-batches a step, which "
                           f"parallel.virtual_stages={parallel.virtual_stages} takes in turns of parallel.pp={parallel.pp}; use "
                           f"{nearest(data.rows_per_step, unit * parallel.pp)} rows or virtual_stages=1")
-    steps = config.run.steps
+    _check_recomputation(stage_layers(architecture.layers, parallel), config.memory)
+    return Split(processes=processes, tp=parallel.tp, pp=parallel.pp, dp=dp, micro_batches=micro_batches,
+                 rows_per_step=data.rows_per_step, rows_per_micro_batch=data.rows_per_micro_batch, row_tokens=data.row_tokens)
+
+
+def make(config: Config, architecture: Architecture, *, processes: int, rows_per_epoch: int | None,
+         rows_of_first: Callable[[float], float] | None = None) -> Plan:
+    """The plan; ConfigError when the layout, the batch or the model cannot be split as asked.
+
+    Args:
+        rows_per_epoch: None where data are not known; then run.steps must say how long the run is.
+        rows_of_first: rows of the first so many epochs, where epochs differ; None: each has `rows_per_epoch`.
+    """
+    of_step, steps = split(config, architecture, processes=processes), config.run.steps
+    if not steps and rows_per_epoch is None:
+        raise ConfigError(f"run.epochs: {config.run.epochs} epochs of data that are not here are an unknown number of steps; "
+                          "set run.steps, or say how many rows an epoch has")
     if not steps:
         rows = rows_of_first(config.run.epochs) if rows_of_first else config.run.epochs * rows_per_epoch
-        steps = max(1, math.ceil(rows / data.rows_per_step))
+        steps = max(1, math.ceil(rows / config.data.rows_per_step))
     warmup = config.optim.warmup_steps
     if warmup is None:
         warmup = min(steps - 1, math.ceil(config.optim.warmup_fraction * steps))
     if warmup >= steps:
         raise ConfigError(f"optim.warmup_steps: {warmup} leaves nothing of the run's {steps} steps; use fewer than {steps}")
-    return Plan(processes=processes, tp=config.parallel.tp, pp=config.parallel.pp, dp=dp,
-                micro_batches=micro_batches, rows_per_step=data.rows_per_step,
-                rows_per_micro_batch=data.rows_per_micro_batch, row_tokens=data.row_tokens,
-                rows_per_epoch=rows_per_epoch, epochs_differ=rows_of_first is not None, steps=steps, warmup_steps=warmup,
-                parameters=architecture.parameters)
+    return Plan(**vars(of_step), rows_per_epoch=rows_per_epoch, epochs_differ=rows_of_first is not None, steps=steps,
+                warmup_steps=warmup, parameters=architecture.parameters)
 
 
 def divisors(number: int) -> list[int]:

@@ -56,6 +56,7 @@ def test_epochs_that_differ_are_counted_in_their_own_rows_and_said_to_be_about()
     ({"parallel__virtual_stages": 2, "processes": 64, "data__rows_per_step": 120},
      "120 makes 30 micro-batches a step, which parallel.virtual_stages=2 takes in turns of parallel.pp=4; use 112 or 128"),
     ({"processes": 48}, "data.rows_per_step: 128 is not a multiple of 1 row/micro-batch x 3 dp = 3; use 126 or 129"),
+    ({"rows_per_epoch": None}, "2.0 epochs of data that are not here are an unknown number of steps; set run.steps"),
     ({"optim__warmup_steps": 16}, "16 leaves nothing of the run's 16 steps"),
     ({"memory__recompute": "full", "memory__layers": 4}, "memory.layers: 4 does not divide the 10 layers .* \\[1, 2, 5, 10"),
     ({"parallel__sequence_parallel": True, "data__row_tokens": 2046}, "2046 is not a multiple of parallel.tp=4.* 2044 or 2048"),
@@ -63,6 +64,11 @@ def test_epochs_that_differ_are_counted_in_their_own_rows_and_said_to_be_about()
 def test_what_cannot_be_split_is_refused_with_advice(overrides, words):
     with pytest.raises(ConfigError, match=words):
         planned(**overrides)
+
+
+def test_a_run_of_so_many_steps_needs_no_data_to_be_planned():
+    plan = planned(rows_per_epoch=None, run__epochs=0, run__steps=70)
+    assert plan.lines()[3:] == ["70 steps = 8,960 rows", "1 steps of warm-up, 15,517,456,384 parameters"]
 
 
 def test_key_value_heads_and_tp_must_divide_one_another():
