@@ -1,5 +1,6 @@
 """What is told about a dataset: numbers that are true, text that is safe to print, pictures that are there."""
 
+import json
 import os
 import pty
 import random
@@ -230,6 +231,43 @@ def test_the_script_marks_in_a_pipe_and_colours_a_terminal(prefix, folder, tmp_p
     assert run(prefix, "--document", 7).returncode == 2
     assert "--ids: says how documents are shown" in run(prefix, "--ids").stderr
     assert run(prefix, "--plot", "a.gif").returncode == 2
+
+
+def test_the_documents_of_a_spike_are_shown_worst_first(prefix, tmp_path):
+    documents = [{"prefix": str(prefix), "document": 2, "loss": 9.25, "supervised": 4},
+                 {"prefix": str(prefix), "document": 0, "loss": 1.5, "supervised": 9}]
+    lines = [{"step": 7, "reason": "spike", "loss": 4.0, "mean_before": 1.25, "documents": documents},
+             {"step": 9, "reason": "not finite", "loss": None, "mean_before": None, "documents": documents[1:]}]
+    spikes = tmp_path / "spikes.jsonl"
+    spikes.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 11, "docum')
+    shown = run("--documents-from", spikes)
+    assert shown.returncode == 0, shown.stderr
+    first, second = shown.stdout.split("step 9: not finite, loss not finite; 1 documents\n")
+    assert first.startswith("step 7: spike, loss 4.0000, mean before 1.2500; 2 documents\n\n"
+                            f"{prefix}, loss 9.2500\ndocument 2: ")
+    assert first.index("document 2: ") < first.index(f"{prefix}, loss 1.5000\ndocument 0: ")
+    assert "⟦ say\nmore" in first and "⟦ say\nmore" in second
+    assert run("--documents-from", spikes, "--step", 9).stdout == "step 9" + shown.stdout.partition("step 9")[2]
+    assert "document 0:" not in run("--documents-from", spikes, "--step", 7, "--worst", 1).stdout
+
+
+@pytest.mark.parametrize(("text", "arguments", "message"), [
+    ("", ["mix"], "--documents-from: name either a PREFIX or .*, not both"),
+    ("", ["--random", "2"], "--documents-from: shows the documents of its file; leave out .*--random"),
+    ("", ["--step", "3"], r"--step: .*s.jsonl has no step 3; it has none"),
+    ("{}\n", [], r"s.jsonl:1: names no documents \(KeyError: 'documents'\); name the spikes.jsonl"),
+    ("oh\n", [], "s.jsonl:1: names no documents .JSONDecodeError"),
+    ('{"step": 1, "reason": "spike", "loss": 2, "documents": [{"prefix": "PREFIX", "document": 5, "loss": 1}]}\n', [],
+     "s.jsonl:1: names document 5 of .*mix, which has 3; it is not the dataset that the run was trained on")])
+def test_files_that_name_no_documents_are_refused(prefix, tmp_path, text, arguments, message):
+    (tmp_path / "s.jsonl").write_text(text.replace("PREFIX", str(prefix)))
+    ended = run("--documents-from", tmp_path / "s.jsonl", *arguments)
+    assert ended.returncode == 2 and re.search(message, ended.stderr), ended.stderr
+
+
+def test_neither_prefix_nor_file_is_refused(tmp_path):
+    assert "--documents-from: name either a PREFIX or a file of documents by --documents-from, one of them" in run().stderr
+    assert "--documents-from: " in run("--documents-from", tmp_path).stderr
 
 
 @pytest.mark.parametrize(("no_color", "is_green"), [("", True), ("1", False)])
