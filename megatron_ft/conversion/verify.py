@@ -167,14 +167,17 @@ def megatron_logits(folder: Path, architecture: Architecture, documents: list[Te
 
 def _load(stage: torch.nn.Module, folder: Path) -> None:
     """The weights of a checkpoint; of a LoRA checkpoint its base's, with the adapters on top."""
-    from megatron_ft.training import checkpoint, lora
+    from megatron_ft.training import checkpoint, hf_weights, lora
 
     manifest = checkpoint_layout.Manifest.read(folder)
     settings = lora_layout.of(manifest)
     if settings is not None:
         base = Path(manifest.source["base"])
         lora_layout.require_base(manifest, folder, base, option="base model")
-        checkpoint.load_model([stage], base)
+        if (base / checkpoint_layout.MANIFEST_FILE).is_file():
+            checkpoint.load_model([stage], base)
+        else:
+            hf_weights.load([stage], base, manifest.architecture)
         lora.apply(stage, settings, seed=0)
     checkpoint.load_model([stage], folder)
 

@@ -103,3 +103,62 @@ def first_adapters(process: Process, *, checkpoint: str, parallel: dict[str, Any
                 words = name.split(".")
                 found[".".join([*words[:2], str(int(words[2]) + first), *words[3:]])] = parameter.detach().numpy()
         return found
+
+
+def what_training_changes(process: Process, *, config: dict[str, Any]) -> dict[str, Any]:
+    """Of this rank after two steps: parameters by what became of them, and numbers in its buffers and optimizer state."""
+    from megatron_ft.config import parse
+    from megatron_ft.runtime import groups
+    from megatron_ft.training import loop, optimizer, optimizer_state, setup, step
+    from megatron_ft.training.model import unwrap
+
+    checked = setup.prepare(parse(config), process)
+    with groups.start(process, "cpu", checked.config.parallel, timeout_minutes=2) as place:
+        chunks, adam, _ = loop.start(checked, place)
+        optimizer.set_learning_rate(adam, 1e-2, 0.1)
+        parameters = dict(unwrap(chunks[0]).named_parameters())
+        before = {name: parameter.clone() for name, parameter in parameters.items()}
+        for _ in range(2):  # in the first, A has no gradient, since B is zero
+            step.train_step(chunks, adam, next(checked.loader), weighting="token", place=place)
+        with optimizer.whole_weights(chunks):
+            unchanged = {name for name, parameter in parameters.items() if torch.equal(parameter, before[name])}
+        optimizer_state.fill(adam)
+        states = [state for part in optimizer_state.parts(adam) for state in part.optimizer.state.values()]
+        return {"unchanged": sorted(unchanged),
+                "changed": {name: each.numel() for name, each in parameters.items() if name not in unchanged},
+                "trained": {name: each.numel() for name, each in parameters.items() if each.requires_grad},
+                "buffered": sum(buffer.numel for buffer in chunks[0].buffers),
+                "moments": sum(state["exp_avg"].numel() for state in states), "owners": place.dp_size}
+
+
+def dropped(process: Process, *, checkpoint: str, parallel: dict[str, Any], lora: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Of the first layer's adapters in a training pass: what of an input of ones their dropout lets through."""
+    from megatron_ft.runtime import checkpoint_layout, groups
+    from megatron_ft.training import lora as adapters
+    from megatron_ft.training import model
+
+    folder = checkpoint_layout.find(checkpoint)
+    architecture = checkpoint_layout.Manifest.read(folder).architecture
+    layout = Parallel(**parallel)
+    with groups.start(process, "cpu", layout, timeout_minutes=2) as place:
+        [stage] = model.build(architecture, parallel=layout, device="cpu",
+                              model=Model(precision="fp32", hidden_dropout=0, attention_dropout=0))
+        adapters.apply(stage, Lora(**lora), seed=3)
+        stage.train()
+        found: dict[str, np.ndarray] = {}
+        for name, module in stage.decoder.layers[0].named_modules():
+            if isinstance(module, adapters.Adapter):
+                short, original = name.split(".")[1].removesuffix("_adapter"), module._dropped
+
+                def kept(tensor: torch.Tensor, short: str = short, original: Any = original) -> torch.Tensor:
+                    found[short] = original(torch.ones(12, 1, 10)).numpy()
+                    return tensor
+
+                module._dropped = kept
+        for parameter in stage.parameters():
+            torch.nn.init.zeros_(parameter)
+        groups.seed(4, place)
+        ids = torch.zeros(1, 24, dtype=torch.int64)
+        stage(input_ids=ids, position_ids=torch.arange(24)[None], attention_mask=None,
+              packed_seq_params=model.packed(torch.tensor([0, 24], dtype=torch.int32), 24))
+        return found
