@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -36,6 +36,13 @@ def total(number: int) -> int:
     numbers = torch.tensor([number], dtype=torch.int64, device=torch.cuda.current_device())
     torch.distributed.all_reduce(numbers)
     return int(numbers.item())
+
+
+def totals(numbers: Sequence[float]) -> list[float]:
+    """The sums over all ranks of each number."""
+    sums = torch.tensor(numbers, dtype=torch.float64, device=torch.cuda.current_device())
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
 
 
 def together(work: Callable[[], T], *, kind: type[Exception], first_only: bool = False) -> T | None:

@@ -36,31 +36,31 @@ class Metrics:
         self._dir.mkdir(parents=True, exist_ok=True)
         before = run_folder.read(self._dir / run_folder.METRICS)
         kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=first_step)
-        spikes = run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=first_step)
+        run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=first_step)
         run_folder.keep(self._dir / run_folder.EVENTS, up_to_step=float("inf"))
-        self._skipped = sum(line["reason"] == run_folder.NOT_FINITE for line in spikes)
         self._trackers = trackers.start(config, first_step=first_step, before=before, kept=kept)
         # A batch job's log has its lines from `step`; a bar in it would only repeat them.
         self._bar = log.progress(total=plan.steps, initial=first_step, unit="step", label="train",
                                  enabled=sys.stderr.isatty())
         self.event("resume" if first_step else "start", first_step, plan=plan.lines(), versions=_versions(place))
 
-    def step(self, number: int, result: StepResult, *, rate: float, seconds: float, data_seconds: float, epoch: float) -> None:
+    def step(self, number: int, result: StepResult, *, rate: float, seconds: float, data_seconds: float, epoch: float,
+             skipped: int) -> None:
         """Take note of optimizer step `number` (counted from 1); write a line when one is due.
 
         Args:
             seconds: of the whole step, `data_seconds` for its batches included.
+            skipped: steps of the whole run so far that changed no weight.
         """
         self._interval.add(result, seconds=seconds, data_seconds=data_seconds)
         is_due = number % self._config.log.every_steps == 0 or number == self._plan.steps
         if self._is_writer:
-            self._skipped += not result.updated
             self._bar.update()
             self._bar.set_postfix(loss=f"{result.totals.loss:.4f}", refresh=False)
         if is_due:
             memory = throughput.largest_over_ranks(throughput.peak_memory(self._place.device), self._place.device)
             if self._is_writer:
-                self._training_line(number, rate, epoch, memory)
+                self._training_line(number, rate, epoch, skipped, memory)
             self._interval = throughput.Interval()
 
     def validation(self, number: int, by_tag: dict[str, Totals]) -> None:
@@ -87,9 +87,9 @@ class Metrics:
         for tracker in self._trackers:
             tracker.close()
 
-    def _training_line(self, number: int, rate: float, epoch: float, memory: tuple[int, int]) -> None:
+    def _training_line(self, number: int, rate: float, epoch: float, skipped: int, memory: tuple[int, int]) -> None:
         line = {"step": number, "lr": rate, "epoch": epoch, "rows": number * self._plan.rows_per_step,
-                "skipped_steps": self._skipped, "memory_bytes": memory[0],
+                "skipped_steps": skipped, "memory_bytes": memory[0],
                 **self._interval.figures(self._plan, self._config, self._architecture, peak=self._peak)}
         if self._place.device == "cuda":
             line["reserved_bytes"] = memory[1]
