@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -141,11 +140,6 @@ class Share:
         return [rows[at:at + m] for at in range(self.dp_rank * m, len(rows), self.dp_size * m)]
 
 
-def cache_folder(views: Sequence[View], cache_dir: str) -> Path:
-    """Where packings of these views are kept: `cache_dir`, or if it is empty a folder beside the first one's dataset."""
-    return Path(cache_dir) if cache_dir else views[0].dataset.prefix.parent / pack_cache.FOLDER
-
-
 class Loader:
     """Training data without end: each item is one optimizer step of this data-parallel rank, a list of micro-batches.
 
@@ -165,7 +159,7 @@ class Loader:
         """
         self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised,
                                    loss_on=loss_on)
-        self.epochs = Epochs(self.selection, seed=seed, cache=cache_folder(views, cache_dir))
+        self.epochs = Epochs(self.selection, seed=seed, cache=pack_cache.folder(cache_dir, views))
         self.position = position
         self.seed = seed
         self.weighting: Weighting = weighting
@@ -215,7 +209,7 @@ class ValidationLoader:
                  cache_dir: str = "", micro_batches_multiple: int = 1) -> None:
         self.selection = Selection(views, row_tokens=row_tokens, on_long=on_long, on_unsupervised=on_unsupervised,
                                    loss_on=loss_on)
-        self.packing = Packing(self.selection.positions, row_tokens, cache=cache_folder(views, cache_dir))
+        self.packing = Packing(self.selection.positions, row_tokens, cache=pack_cache.folder(cache_dir, views))
         self.weighting: Weighting = weighting
         self._share = Share(rows_per_step, rows_per_micro_batch, dp_rank, dp_size)
         self._rows_multiple = rows_per_micro_batch * dp_size * micro_batches_multiple

@@ -12,15 +12,22 @@ import io
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from megatron_ft import log
+from megatron_ft.data.source import View
 
 FOLDER = ".megatron_ft_cache"
 DIGEST_BYTES = 32
 LEFTOVER_AGE_S = 3600  # a partial file that is older has lost its writer: writing one takes seconds
+
+
+def folder(cache_dir: str, views: Sequence[View]) -> Path:
+    """Where packings of these views are kept: `cache_dir`, or if it is empty a folder beside the first one's dataset."""
+    return Path(cache_dir) if cache_dir else views[0].dataset.prefix.parent / FOLDER
 
 
 def key_of(*parts: str | int | np.ndarray) -> str:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 from megatron_ft.config import Config, Memory, Model
 from megatron_ft.families.architecture import Architecture
@@ -56,7 +57,7 @@ class Activations:
         """Kept by one micro-batch in one piece of the model."""
         return round(piece.layers * self.kept_layer) + piece.first * self.embedding + piece.last * self.head
 
-    def temporary(self, pieces: list[Piece]) -> int:
+    def temporary(self, pieces: Sequence[Piece]) -> int:
         """The largest on top of what is kept, on a GPU with these pieces."""
         return max(self.layer_temporary, self.head_temporary if any(piece.last for piece in pieces) else 0)
 
@@ -173,21 +174,21 @@ def in_flight(kept: tuple[int, ...], *, stage: int, pp: int, micro_batches: int)
     >>> in_flight((5, 5), stage=0, pp=4, micro_batches=8), in_flight((10,), stage=0, pp=4, micro_batches=2)
     (55, 20)
     """
-    pieces = len(kept)
-    micro_batches = min(micro_batches, 4 * pp) if pieces > 1 else micro_batches  # after that it repeats
-    total = micro_batches * pieces
+    pieces, total = len(kept), micro_batches * len(kept)
     if pp == 1:
         warm_up = 0
     elif pieces == 1:
         warm_up = pp - stage - 1
     else:
         warm_up = 2 * (pp - stage - 1) + (pieces - 1) * pp
+    if len(set(kept)) == 1:
+        return kept[0] * min(warm_up + 1, total)
 
     def piece_of(turn: int) -> int:
         return turn % (pp * pieces) // pp
 
     now = most = 0
-    for turn in range(total):
+    for turn in range(min(total, warm_up + pp * pieces + 1)):  # after that it repeats
         now += kept[piece_of(turn)]
         most = max(most, now)
         if turn >= warm_up:

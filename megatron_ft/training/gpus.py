@@ -42,6 +42,8 @@ class Gpu:
     """Of a collective or message among GPUs, start to end, without its bytes."""
     launch_s: float = 5e-6
     """Time to start one kernel: small layers cannot be faster than their kernels' starts."""
+    overlaps: bool = True
+    """Communication runs beside computing; not on a CPU, where both take the same cores."""
 
     def peak(self, precision: str) -> float:
         """Matrix peak in FLOP/s for model.precision; ConfigError for bf16 where there is none."""

@@ -6,6 +6,7 @@ Torch-free: it runs on a login node.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -120,6 +121,7 @@ def stage_layers(layers: int, parallel: Parallel) -> tuple[int, ...]:
     return _even(layers, pp, virtual)
 
 
+@functools.lru_cache(maxsize=4096)
 def _even(layers: int, pp: int, virtual: int) -> tuple[int, ...]:
     each, surplus = divmod(layers, pp * virtual)
     from_the_middle = sorted(range(pp * virtual), key=lambda piece: (piece // pp, abs(2 * (piece % pp) - pp + 1), piece))

@@ -60,15 +60,16 @@ class StateBytes:
     """Parameters whose optimizer state this GPU keeps."""
 
 
-def pieces_of_stage(architecture: Architecture, parallel: Parallel, stage: int) -> list[Piece]:
-    """What pipeline stage `stage` holds, in the model's order."""
+def stages(architecture: Architecture, parallel: Parallel) -> list[tuple[Piece, ...]]:
+    """What each pipeline stage holds, in the model's order."""
     layers = stage_layers(architecture.layers, parallel)
-    return [Piece(layers[number], first=number == 0, last=number == len(layers) - 1)
-            for number in range(stage, len(layers), parallel.pp)]
+    pieces = [Piece(count, first=number == 0, last=number == len(layers) - 1) for number, count in enumerate(layers)]
+    return [tuple(pieces[stage::parallel.pp]) for stage in range(parallel.pp)]
 
 
-def state_bytes(config: Config, architecture: Architecture, *, stage: int, dp: int, dp_rank: int | None = None) -> StateBytes:
-    """Weights, gradients and optimizer state of a GPU of pipeline stage `stage`.
+def state_bytes(config: Config, architecture: Architecture, pieces: tuple[Piece, ...], *, dp: int,
+                dp_rank: int | None = None) -> StateBytes:
+    """Weights, gradients and optimizer state of a GPU that holds these pieces of the model, one of `stages`.
 
     Args:
         dp_rank: which data-parallel rank; None: the one with the most optimizer state.
@@ -78,11 +79,11 @@ def state_bytes(config: Config, architecture: Architecture, *, stage: int, dp: i
     distributed = parallel.distributed_optimizer
     weights = gradients = trained = padded = frozen = 0
     owned = np.zeros(dp, dtype=np.int64)
-    for number, piece in enumerate(pieces_of_stage(architecture, parallel, stage)):
-        # Only the first stage's first piece is cut into buckets, and only when they are sent during the backward pass.
-        bucket = _bucket_elements(dp) if parallel.overlap_grad_reduce and stage == 0 and number == 0 else None
-        of_piece, unchanged = _sizes(architecture, config.model, parallel.tp, parallel.pp, config.lora, piece)
-        buffer = _buffer(of_piece, dp=dp, distributed=distributed, bucket=bucket)
+    for piece in pieces:
+        # Only the model's first piece is cut into buckets, and only when they are sent during the backward pass.
+        bucket = _bucket_elements(dp) if parallel.overlap_grad_reduce and piece.first else None
+        buffer, unchanged = _buffer(architecture, config.model, parallel.tp, parallel.pp, config.lora, piece, dp,
+                                    bucket, distributed)
         stored = buffer.elements if distributed else buffer.parameters
         weights += weight_bytes * (stored + unchanged)
         gradients += FLOAT * buffer.elements
@@ -163,15 +164,6 @@ def _adapters(names: tuple[str, ...], a: Architecture, tp: int, lora: Lora) -> l
     return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _sizes(architecture: Architecture, model: Model, tp: int, pp: int, lora: Lora,
-           piece: Piece) -> tuple[tuple[tuple[int, bool], ...], int]:
-    """(elements, shared) of each trained parameter in megatron-core's order, and the elements of the frozen ones."""
-    parameters = parameters_of_piece(architecture, model=model, tp=tp, pp=pp, lora=lora, piece=piece)
-    return (tuple((one.elements, one.shared) for one in parameters if one.trained),
-            sum(one.elements for one in parameters if not one.trained))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Buffer:
     parameters: int
@@ -181,26 +173,34 @@ class _Buffer:
 
 
 @functools.lru_cache(maxsize=4096)
-def _buffer(parameters: tuple[tuple[int, bool], ...], *, dp: int, distributed: bool, bucket: int | None) -> _Buffer:
+def _buffer(architecture: Architecture, model: Model, tp: int, pp: int, lora: Lora, piece: Piece, dp: int, bucket: int | None,
+            distributed: bool) -> tuple[_Buffer, int]:
+    """The buffer of a piece's trained parameters, and the elements of its frozen ones."""
+    parameters = parameters_of_piece(architecture, model=model, tp=tp, pp=pp, lora=lora, piece=piece)
+    frozen = sum(one.elements for one in parameters if not one.trained)
+    return _laid_out([one for one in parameters if one.trained], dp=dp, bucket=bucket, distributed=distributed), frozen
+
+
+def _laid_out(parameters: list[Parameter], *, dp: int, bucket: int | None, distributed: bool) -> _Buffer:
     """megatron-core's _ParamAndGradBuffer: parameters from the last to the first, padding only for the distributed optimizer.
 
     A parameter begins at a multiple of 64 elements, a bucket ends at one of 128 and of dp.
     """
-    total = sum(elements for elements, _ in parameters)
+    total = sum(one.elements for one in parameters)
     if not distributed:
         return _Buffer(total, total, np.full(dp, total, dtype=np.int64))
     unit = math.lcm(dp, 128)
     starts, ends, bucket_ends, bucket_start, at = [], [], [], 0, 0
-    for elements, shared in reversed(parameters):
+    for one in reversed(parameters):
         at = -(-at // 64) * 64
-        if shared and at > bucket_start:
+        if one.shared and at > bucket_start:
             at = -(-at // unit) * unit
             bucket_ends.append(at)
             bucket_start = at
         starts.append(at)
-        at += elements
+        at += one.elements
         ends.append(at)
-        if shared or (bucket is not None and at - bucket_start >= bucket):
+        if one.shared or (bucket is not None and at - bucket_start >= bucket):
             at = -(-at // unit) * unit
             bucket_ends.append(at)
             bucket_start = at

@@ -55,5 +55,7 @@ def assert_exact(pool, size, runs, *, bucket=None):
         dp = size // (config.parallel.tp * config.parallel.pp)
         for of_rank in by_rank:
             stage, dp_rank, *found = of_rank[number]
-            expected = counted.state_bytes(config, Architecture(**sizes), stage=stage, dp=dp, dp_rank=dp_rank)
+            architecture = Architecture(**sizes)
+            pieces = counted.stages(architecture, config.parallel)[stage]
+            expected = counted.state_bytes(config, architecture, pieces, dp=dp, dp_rank=dp_rank)
             assert (expected.weights, expected.gradients, expected.optimizer) == tuple(found), (tree, sizes, stage, dp_rank)

@@ -1,0 +1,50 @@
+"""How many rows a run's training data make, and how far attention looks in them. Torch-free: no tensor is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from megatron_ft.config import Config
+from megatron_ft.data import pack_cache, weights_file
+from megatron_ft.data.epochs import Epochs
+from megatron_ft.data.selection import Selection
+from megatron_ft.data.source import open_views
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The training data of a run, packed."""
+
+    documents: int
+    rows_per_epoch: int
+    """Of the first epoch, where they differ."""
+    rows_of_first: Callable[[float], float] | None
+    """Rows of the first so many epochs; None where all are alike."""
+    fill: float
+    """Share of the rows' positions that hold a document."""
+    pairs_per_token: float
+    """Tokens that one attends to on average, itself counted: (n + 1) / 2 in a document of n, a mean over tokens."""
+    longest: int
+    """Positions of the longest document."""
+
+
+def rows(config: Config, *, end_of_text: Callable[[], int]) -> Rows:
+    """The rows that `megatron_ft.train` would read; DataError or ConfigError where it would refuse the data.
+
+    Args:
+        end_of_text: gives the id that closes an answer; asked for dataset pairs, which do not know it.
+    """
+    data = config.data
+    train, valid = data.train, data.valid
+    if data.weights_files:
+        train, valid = weights_file.read(data.weights_files)
+    views, _ = open_views(train, valid, end_of_text=end_of_text)
+    selection = Selection(views, row_tokens=data.row_tokens, on_long=data.long_documents, loss_on=config.loss.on)
+    epochs = Epochs(selection, seed=config.run.seed, cache=pack_cache.folder(data.cache_dir, views))
+    lengths = selection.positions.astype(np.float64)
+    return Rows(documents=selection.documents, rows_per_epoch=epochs.rows(0),
+                rows_of_first=epochs.rows_of_first if epochs.differ else None, fill=epochs.packing(0).fill,
+                pairs_per_token=float((lengths * (lengths + 1) / 2).sum() / lengths.sum()), longest=int(lengths.max()))
