@@ -53,8 +53,7 @@ class SummedFile:
             try:
                 self._stream.write(chunk)
             except OSError as error:
-                error.filename = error.filename or str(self.path)
-                self._error = error
+                self._error = self._named(error)
             self._sum = zlib.crc32(chunk, self._sum)
         self._bytes += len(view)
         return len(view)
@@ -75,6 +74,11 @@ class SummedFile:
         """Its size and sum so far."""
         return Record(self._bytes, f"{self._sum:08x}")
 
+    def _named(self, error: OSError) -> OSError:
+        if error.errno is not None and error.filename is None:  # a write's own error does not say which file
+            error.filename = str(self.path)
+        return error
+
     def __enter__(self) -> SummedFile:
         return self
 
@@ -85,8 +89,7 @@ class SummedFile:
                 self._stream.flush()
                 os.fsync(self._stream.fileno())
         except OSError as found:
-            found.filename = found.filename or str(self.path)
-            raise
+            raise self._named(found)  # noqa: B904 - the same error
         finally:
             try:
                 self._stream.close()
@@ -106,30 +109,29 @@ def record(path: Path) -> Record:
 
 def damage(folder: Path, files: Mapping[str, Record]) -> list[str]:
     """What is wrong with these files of a folder, a sentence each; sizes are compared before anything is read."""
-    found = [problem for problem in (_wrong_size(folder / name, expected) for name, expected in files.items()) if problem]
+    found = [problem for problem in map(_wrong_size, [folder] * len(files), files, files.values()) if problem]
     if found:
         return found
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
-        sums = readers.map(_wrong_sum, [folder / name for name in files], files.values())
-        return [problem for problem in sums if problem]
+        return [problem for problem in readers.map(_wrong_sum, [folder] * len(files), files, files.values()) if problem]
 
 
-def _wrong_size(path: Path, expected: Record) -> str | None:
+def _wrong_size(folder: Path, name: str, expected: Record) -> str | None:
     try:
-        size = path.stat().st_size
+        size = (folder / name).stat().st_size
     except FileNotFoundError:
-        return f"{path.name} is missing"
+        return f"{name} is missing"
     except OSError as error:
-        return f"{path.name} cannot be read ({error})"
-    return None if size == expected.bytes else f"{path.name} has {size} bytes, expected {expected.bytes}"
+        return f"{name} cannot be read ({error})"
+    return None if size == expected.bytes else f"{name} has {size} bytes, expected {expected.bytes}"
 
 
-def _wrong_sum(path: Path, expected: Record) -> str | None:
+def _wrong_sum(folder: Path, name: str, expected: Record) -> str | None:
     try:
-        found = record(path)
+        found = record(folder / name)
     except OSError as error:
-        return f"{path.name} cannot be read ({error})"
-    return None if found == expected else f"{path.name} has the checksum {found.crc32}, expected {expected.crc32}"
+        return f"{name} cannot be read ({error})"
+    return None if found == expected else f"{name} has the checksum {found.crc32}, expected {expected.crc32}"
 
 
 def share(files: Mapping[str, Record], *, rank: int, ranks: int) -> dict[str, Record]:

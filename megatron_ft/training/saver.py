@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ft import log
 from megatron_ft.config import Checkpoint
-from megatron_ft.errors import CheckpointError
+from megatron_ft.errors import CheckpointError, TrainingError
 from megatron_ft.runtime import agreement, checkpoint_files, hf_files
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.runtime.checkpoint_files import Record, readable
@@ -157,10 +157,11 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Wait for the last save and for the removal of old ones.
 
-        After an exception other ranks cannot be counted on: writing is given up, on this rank alone, and what it has
-        written stays hidden until the next run's first save removes it.
+        A TrainingError is raised by all ranks together, and so is waited with. After any other exception the other ranks
+        cannot be counted on: writing is given up, on this rank alone, and what it has written stays hidden until the next
+        run's first save removes it.
         """
-        if kind is None:
+        if kind is None or issubclass(kind, TrainingError):
             self.wait()
             self._join_removal()
         elif self._pending is not None:

@@ -1,6 +1,7 @@
 """Where checkpoints lie: what counts as finished, which one is meant, and what is said when none is."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -77,3 +78,31 @@ def test_a_damaged_or_newer_manifest_is_refused(tmp_path):
     (folder / layout.MANIFEST_FILE).unlink()
     with pytest.raises(CheckpointError, match="has no megatron_ft.json"):
         layout.Manifest.read(folder)
+
+
+def test_a_manifest_of_the_first_format_is_read(tmp_path):
+    folder = checkpoint(tmp_path, 3)
+    content = json.loads((folder / layout.MANIFEST_FILE).read_text())
+    for name in ("files", "progress", "layout", "optimizer_state"):
+        del content[name]
+    (folder / layout.MANIFEST_FILE).write_text(json.dumps({**content, "format_version": 1}))
+    manifest = layout.Manifest.read(folder)
+    assert (manifest.files, manifest.progress, manifest.optimizer_state) == ({}, {}, ())
+
+
+def test_a_run_resumes_what_latest_names_or_what_is_older(tmp_path):
+    assert layout.to_resume(tmp_path / "nothing") == ([], [])
+    folders = {step: checkpoint(tmp_path, step) for step in (250, 500, 750, 12345678)}
+    (tmp_path / "iter_0000900").write_text("a file")
+    (tmp_path / "iter_0000800_copy").mkdir()
+    assert layout.saved_steps(tmp_path) == [12345678, 750, 500, 250]
+    layout.set_latest(tmp_path, 500)
+    assert layout.to_resume(tmp_path) == ([folders[500], folders[250]], [])
+    layout.set_latest(tmp_path, 600)
+    found, [odd] = layout.to_resume(tmp_path)
+    assert found == [folders[500], folders[250]] and "says '600' but there is no iter_0000600" in odd
+    (tmp_path / layout.LATEST_FILE).unlink()
+    found, [odd] = layout.to_resume(tmp_path)
+    assert found[0] == folders[12345678] and "is missing" in odd
+    layout.set_latest(tmp_path, layout.RELEASE)
+    assert layout.to_resume(tmp_path) == ([tmp_path / "release"], [])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +80,76 @@ def test_a_checkpoint_holds_what_the_way_back_needs(pool, bases, dataset, tmp_pa
     assert manifest.stored_vocabulary == 256 > manifest.architecture.vocabulary == 203
     assert (folder / "hf" / "config.json").read_bytes() == (hf / "config.json").read_bytes()
     assert not list((tmp_path / "checkpoints").glob(".*")), "nothing half-written is left"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+NEWEST = "iter_0000006"
+DAMAGES = {
+    "a flipped bit": (lambda root: flip(root / NEWEST / "__1_0.distcp"), "__1_0.distcp has the checksum .*, expected"),
+    "a flipped bit in hf": (lambda root: flip(root / NEWEST / "hf" / "config.json"), "hf/config.json has the checksum"),
+    "a file cut short": (lambda root: cut(root / NEWEST / "__0_1.distcp"), r"__0_1.distcp has (\d+) bytes, expected (\d+)"),
+    "a file missing": (lambda root: (root / NEWEST / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
+    "a mark missing": (lambda root: (root / NEWEST / "metadata.json").unlink(), "metadata.json is missing"),
+    "a manifest cut short": (lambda root: cut(root / NEWEST / "megatron_ft.json"), "is not a manifest of this project"),
+    "latest pointing to nothing": (lambda root: shutil.rmtree(root / NEWEST), "says '6' but there is no iter_0000006"),
+    "latest missing": (lambda root: (shutil.rmtree(root / NEWEST), (root / checkpoint_layout.LATEST_FILE).unlink()),
+                       "latest_checkpointed_iteration.txt is missing"),
+    "latest unreadable": (lambda root: (shutil.rmtree(root / NEWEST), checkpoint_layout.set_latest(root, "soon")),
+                          "says 'soon', which is no step"),
+}
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(pool, bases, dataset, tmp_path):
+    settings = config(bases("llama", "gqa")[1], dataset, tmp_path / "run")
+    lines = run(pool, 2, {**settings, "parallel": {"tp": 2}})
+    roots = []
+    for damage, _ in DAMAGES.values():
+        roots.append(tmp_path / str(len(roots)))
+        shutil.copytree(tmp_path / "run" / "checkpoints", roots[-1])
+        damage(roots[-1])
+    first, second = pool.run(2, "tests.training.checkpoint_programs:choose", roots=list(map(str, roots)))
+    for (name, (_, words)), root, (chosen, said), (agreed, silent) in zip(DAMAGES.items(), roots, first, second, strict=True):
+        assert chosen == agreed == "iter_0000003" and not silent, name
+        assert re.search(words, said), (name, said)
+        assert said.count(" passed over for the one before") == (root / NEWEST).exists(), (name, said)
+        assert checkpoint_layout.latest(root).name == "iter_0000003", "latest names the one that is whole"
+    whole = tensors(tmp_path / "run" / "checkpoints" / NEWEST)
+    flip(tmp_path / "run" / "checkpoints" / NEWEST / "__0_0.distcp")
+    assert curve(run(pool, 2, {**settings, "parallel": {"tp": 2}})) == curve(lines)
+    found = tensors(tmp_path / "run" / "checkpoints" / NEWEST)
+    assert all(torch.equal(found[name], whole[name]) for name in whole), "the damaged one was made anew"
+
+
+def test_without_a_whole_checkpoint_a_run_does_not_start_anew(pool, bases, dataset, tmp_path):
+    settings = config(bases("llama", "gqa")[1], dataset, tmp_path)
+    run(pool, 1, settings)
+    for step in (3, 6):
+        flip(tmp_path / "checkpoints" / f"iter_{step:07d}" / "__0_0.distcp")
+    refused(pool, CheckpointError, settings, "none of its checkpoints is whole (iter_0000006: __0_0.distcp has the checksum",
+            "; iter_0000003: ", "a run is never started anew over its own checkpoints: bring one back, or set run.dir")
+    for step in (3, 6):
+        (tmp_path / "checkpoints" / f"iter_{step:07d}" / "common.pt").unlink()
+    refused(pool, CheckpointError, settings, "none of its checkpoints is whole (iter_0000006: common.pt missing; iter_0000003")
+
+
+def test_a_run_that_was_set_back_goes_on_from_there_and_drops_the_future_it_left(pool, bases, dataset, tmp_path):
+    settings = config(bases("llama", "gqa")[1], dataset, tmp_path, checkpoint__keep_last=5)
+    settings["checkpoint"]["every_steps"] = 2
+    whole = run(pool, 1, settings)
+    root = tmp_path / "checkpoints"
+    checkpoint_layout.set_latest(root, 2)
+    settings["checkpoint"]["every_steps"] = 3
+    assert curve(run(pool, 1, settings)) == curve(whole)
+    assert sorted(checkpoint_layout.saved_steps(root)) == [2, 3, 6], "4 was of the future that was left"
 
 
 def refused(pool, kind: type, settings: dict, *words: str) -> None:
