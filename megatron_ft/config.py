@@ -272,16 +272,25 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Config:
 
     Raises ConfigError with the file, the field, the value and what is allowed.
     """
-    path = Path(path)
+    tree = _tree(Path(path))
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse(tree, where=str(path))
+
+
+def named_in(path: str | Path) -> set[str]:
+    """The fields that a TOML file sets, as "section.field"."""
+    return {f"{section}.{field}" for section, fields_of in _tree(Path(path)).items() if isinstance(fields_of, dict)
+            for field in fields_of}
+
+
+def _tree(path: Path) -> dict[str, Any]:
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; examples are in examples/configs/") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    for override in overrides or []:
-        _apply(tree, override)
-    return parse(tree, where=str(path))
 
 
 def parse(tree: dict[str, Any], *, where: str = "config") -> Config:

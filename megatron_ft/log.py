@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import TypeVar
@@ -15,6 +16,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 LOG_FORMAT = "%(asctime)s %(levelname).1s %(message)s"
+WIDTH_OF_FILES = 200  # a table in a pipe or a file; it is as wide as it needs to be
 BATCH_REFRESH_S = 30.0  # a batch job's log gets a progress line this often, a terminal ten a second
 
 
@@ -64,11 +66,16 @@ def progress(items: Iterable[T] | None = None, *, total: float | None = None, un
 
 
 def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Print a table of results to stdout; numbers are right-aligned."""
-    drawn = Table(title=title, title_justify="left")
+    """Print a table of results to stdout, never cut off: whole where it goes to a file; numbers are right-aligned."""
+    drawn = Table(title=title or None, title_justify="left")
     for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) for row in rows) and bool(rows)
-        drawn.add_column(name, justify="right" if numeric else "left")
+        numeric = all(_is_number(row[index]) for row in rows) and bool(rows)
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row])
-    Console(file=sys.stdout, soft_wrap=True).print(drawn)
+    Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_FILES).print(drawn)
+
+
+def _is_number(cell: object) -> bool:
+    """Whether a cell is a number, also as text: 1,234 or 5.6%."""
+    return isinstance(cell, int | float) or re.fullmatch(r"-?[\d,.]+%?", str(cell)) is not None

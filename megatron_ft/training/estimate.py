@@ -14,6 +14,9 @@ from megatron_ft.training.memory_model import StageMemory, memory
 from megatron_ft.training.plan import Split, split
 from megatron_ft.training.step_time import StepTime, step_time
 
+TIGHT = 0.92
+"""Share of a GPU's memory above which a layout is called tight."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -39,6 +42,11 @@ class Estimate:
     def fits(self) -> bool:
         """Whether every GPU holds its part."""
         return self.fullest.total <= self.gpu.memory_bytes
+
+    @property
+    def tight(self) -> bool:
+        """Whether so little is left that a run may fail for what the model does not know."""
+        return self.fullest.total > TIGHT * self.gpu.memory_bytes
 
     @property
     def tokens_per_step(self) -> int:

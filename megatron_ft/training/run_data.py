@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import glob
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from megatron_ft.config import Config
 from megatron_ft.data import pack_cache, weights_file
 from megatron_ft.data.epochs import Epochs
 from megatron_ft.data.selection import Selection
-from megatron_ft.data.source import open_views
+from megatron_ft.data.source import open_views, parse_entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,23 @@ class Rows:
     """Positions of the longest document."""
 
 
+def prefixes(config: Config) -> list[str]:
+    """The datasets that a run trains on."""
+    return [parse_entry(text).prefix for text in _entries(config)[0]]
+
+
+def is_here(prefix: str) -> bool:
+    """Whether any file of a dataset, or of a dataset pair, is there."""
+    path = Path(prefix)
+    return any(path.parent.glob(f"{glob.escape(path.name)}*"))
+
+
+def _entries(config: Config) -> tuple[Sequence[str], Sequence[str]]:
+    if config.data.weights_files:
+        return weights_file.read(config.data.weights_files)
+    return config.data.train, config.data.valid
+
+
 def rows(config: Config, *, end_of_text: Callable[[], int]) -> Rows:
     """The rows that `megatron_ft.train` would read; DataError or ConfigError where it would refuse the data.
 
@@ -38,9 +57,7 @@ def rows(config: Config, *, end_of_text: Callable[[], int]) -> Rows:
         end_of_text: gives the id that closes an answer; asked for dataset pairs, which do not know it.
     """
     data = config.data
-    train, valid = data.train, data.valid
-    if data.weights_files:
-        train, valid = weights_file.read(data.weights_files)
+    train, valid = _entries(config)
     views, _ = open_views(train, valid, end_of_text=end_of_text)
     selection = Selection(views, row_tokens=data.row_tokens, on_long=data.long_documents, loss_on=config.loss.on)
     epochs = Epochs(selection, seed=config.run.seed, cache=pack_cache.folder(data.cache_dir, views))

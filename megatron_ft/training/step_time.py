@@ -103,7 +103,7 @@ def step_time(config: Config, architecture: Architecture, gpu: Gpu, *, processes
     one = max(layer * max(layers), layer * layers[-1] + head, key=lambda stage: stage.seconds)
     messages = _messages(config, architecture, gpu, one, processes=processes)
     all_stages = layer.seconds * architecture.layers + head.seconds
-    filling = all_stages - one.seconds + (parallel.pp - 1) * messages.seconds
+    filling = max(0.0, all_stages - one.seconds) + (parallel.pp - 1) * messages.seconds  # not -1e-16 at pp=1
     whole = one * micro_batches
     traffic = [Traffic("tensor parallel", _link(gpu, parallel.tp), round(whole.traffic_bytes), whole.traffic_s, whole.exposed)]
     if parallel.pp > 1:
