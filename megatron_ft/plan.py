@@ -18,7 +18,7 @@ from megatron_ft.config import Config
 from megatron_ft.errors import ConfigError, MegatronFTError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.training import base_model, gpus, layout_search, plan_facts, plan_report, run_data
-from megatron_ft.training.estimate import Estimate, estimate, full_rows
+from megatron_ft.training.estimate import estimate, full_rows
 from megatron_ft.training.gpus import Gpu
 from megatron_ft.training.plan import make
 
@@ -152,7 +152,7 @@ def search(options: argparse.Namespace, config: Config, architecture: Architectu
     """Print the ranking; ConfigError where nothing fits."""
     found = layout_search.search(config, architecture, gpu, processes=options.gpus, pairs_per_token=pairs)
     if not found:
-        raise ConfigError(f"--gpus: no layout of {options.gpus} x {gpu.name} holds it"
+        raise ConfigError(f"--gpus: {options.gpus} x {gpu.name} do not hold it"
                           f"{more_gpus(config, architecture, gpu, options.gpus)}")
     if options.json:
         print(json.dumps([{**plan_facts.layout_facts(one), "overrides": plan_facts.overrides(one.config, config)}
@@ -171,22 +171,18 @@ def advice(config: Config, architecture: Architecture, gpu: Gpu, processes: int)
     if not found:
         return more_gpus(config, architecture, gpu, processes)
     roomy = [one for one in found if not one.tight] or found
-    near = plan_facts.nearest_lines(layout_search.nearest(roomy, config), config)
-    return f". Nearest layouts of {processes} GPUs that fit: {near}; the fastest: {_fastest(roomy, config)}"
+    near = plan_facts.listed(layout_search.nearest(roomy, config), config)
+    return f"\n  the nearest layouts of {processes} GPUs that fit:{near}\n  the fastest:{plan_facts.listed(roomy[:1], config)}"
 
 
 def more_gpus(config: Config, architecture: Architecture, gpu: Gpu, processes: int) -> str:
     """How many GPUs would do."""
     more = layout_search.fewest_gpus(config, architecture, gpu, above=processes)
     if more is None:
-        return (f"; no number of them up to {layout_search.MOST_GPUS} does: shorten data.row_tokens, or train adapters "
+        return (f"\n  no number of them up to {layout_search.MOST_GPUS} does: shorten data.row_tokens, or train adapters "
                 "(lora.rank=16)")
     count, best = more
-    return f"; {count} would do: {_fastest([best], config)}"
-
-
-def _fastest(found: list[Estimate], config: Config) -> str:
-    return plan_facts.nearest_lines(found[:1], config)
+    return f"\n  no layout of {processes} fits; {count} would do:{plan_facts.listed([best], config)}"
 
 
 if __name__ == "__main__":

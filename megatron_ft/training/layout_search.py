@@ -11,7 +11,7 @@ from megatron_ft.errors import ConfigError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.training.estimate import Estimate, estimate
 from megatron_ft.training.gpus import Gpu
-from megatron_ft.training.plan import check_layout, divisors
+from megatron_ft.training.plan import check_layout, divisors, split
 
 MOST_GPUS = 4096
 ROWS = (1, 2, 4, 8)
@@ -84,8 +84,6 @@ def _can_be_laid_out(config: Config, architecture: Architecture, parallel: Any, 
 
 
 def _can_be_split(config: Config, architecture: Architecture, processes: int) -> bool:
-    from megatron_ft.training.plan import split
-
     try:
         split(config, architecture, processes=processes)
     except ConfigError:
@@ -108,11 +106,11 @@ def distance(one: Config, other: Config) -> float:
 
 
 def fewest_gpus(config: Config, architecture: Architecture, gpu: Gpu, *, above: int) -> tuple[int, Estimate] | None:
-    """The next doubling of `above` GPUs on which some layout fits, with its fastest; None where none does."""
+    """The next doubling of `above` GPUs that hold the model without being tight, with the fastest layout; None where none do."""
     processes = above * 2
     while processes <= MOST_GPUS:
-        found = search(config, architecture, gpu, processes=processes)
-        if found:
-            return processes, found[0]
+        roomy = [one for one in search(config, architecture, gpu, processes=processes) if not one.tight]
+        if roomy:
+            return processes, roomy[0]
         processes *= 2
     return None

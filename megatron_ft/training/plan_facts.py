@@ -62,10 +62,18 @@ def _written(value: Any) -> str:
     return str(value)
 
 
-def nearest_lines(near: list[Estimate], config: Config) -> str:
-    """The nearest layouts that fit, with what to write for each."""
-    return "; ".join(f"{' '.join(overrides(one.config, config)) or 'as it is'} ({one.fullest.total / GIB:.1f} GiB, "
-                     f"{one.time.total_s:.2f} s/step)" for one in near)
+def listed(found: list[Estimate], config: Config) -> str:
+    """Layouts with what to write for each, one a line, to stand behind a sentence that ends in a colon."""
+    return "".join(f"\n    {' '.join(overrides(one.config, config)) or 'as it is'} ({one.fullest.total / GIB:.1f} GiB, "
+                   f"{one.time.total_s:.2f} s/step)" for one in found)
+
+
+def time_parts(one: Estimate) -> dict[str, float]:
+    """Name -> seconds; they add up to the step."""
+    time = one.time
+    return {"matrices": time.matrices_s, "attention": time.attention_s, "elementwise": time.elementwise_s,
+            "recomputed": time.recompute_s, "communication": sum(each.exposed_s for each in time.traffic),
+            "optimizer": time.optimizer_s, "bubble": time.bubble_s}
 
 
 def facts(report: Report) -> dict[str, Any]:
@@ -92,4 +100,5 @@ def layout_facts(one: Estimate) -> dict[str, Any]:
             "sequence_parallel": config.parallel.sequence_parallel, "recompute": recompute(config),
             "rows_per_micro_batch": split.rows_per_micro_batch, "micro_batches": split.micro_batches, "fits": one.fits,
             "tight": one.tight, "fullest_gpu_bytes": one.fullest.total, "gpu_bytes": one.gpu.memory_bytes,
-            "step_s": one.time.total_s, "mfu": one.mfu, "tokens_per_s_per_gpu": one.tokens_per_s_per_gpu, "bubble_s": one.time.bubble_s}
+            "step_s": one.time.total_s, "mfu": one.mfu, "tokens_per_s_per_gpu": one.tokens_per_s_per_gpu,
+            "bubble_s": one.time.bubble_s}

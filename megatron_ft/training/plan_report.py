@@ -9,7 +9,7 @@ from megatron_ft.config import Config
 from megatron_ft.training import activations, flops
 from megatron_ft.training.estimate import Estimate
 from megatron_ft.training.gpus import GIB
-from megatron_ft.training.plan_facts import Report, overrides, recompute
+from megatron_ft.training.plan_facts import Report, overrides, recompute, time_parts
 from megatron_ft.training.state_bytes import BYTES, FLOAT, optimizer_bytes_per_weight, stages
 
 SHOWN_STAGES = 8
@@ -147,14 +147,6 @@ def flops_lines(report: Report) -> list[str]:
     return [f"{one.flops_per_step / 1e15:,.1f} PFLOP/step = {first} + {attention / 1e15:,.1f} PFLOP of attention",
             f"{attention / 1e15:,.1f} PFLOP of attention = 12 x {a.layers} layers x {a.query_width} wide x {tokens:,} tokens x "
             f"{one.pairs_per_token:,.1f} tokens that one attends to, {report.documents}"]
-
-
-def time_parts(one: Estimate) -> dict[str, float]:
-    """Name -> seconds; they add up to the step."""
-    time = one.time
-    return {"matrices": time.matrices_s, "attention": time.attention_s, "elementwise": time.elementwise_s,
-            "recomputed": time.recompute_s, "communication": sum(each.exposed_s for each in time.traffic),
-            "optimizer": time.optimizer_s, "bubble": time.bubble_s}
 
 
 def time_lines(report: Report) -> list[str]:
