@@ -46,7 +46,7 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
         chunks, adam, progress = start(setup, place)
         saver = stack.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base.hf_files,
                                           resumed=progress.step))
-        metrics = Metrics(config, plan, setup.architecture, place, first_step=progress.step)
+        metrics = stack.enter_context(Metrics(config, plan, setup.architecture, place, first_step=progress.step))
         watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
         setup.loader.position, saved = progress.rows, progress.step
         ending.signals.is_training = True
@@ -78,8 +78,7 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
             metrics.step(progress.step, result, rate=rate, seconds=seconds, data_seconds=data_seconds,
                          epoch=setup.loader.epoch, skipped=progress.skipped)
             stop_if_failing(setup, progress, result)
-        metrics.event("end", progress.step, why=end.why, exit_code=end.exit_code)
-        metrics.close()
+        metrics.end(progress.step, why=end.why, exit_code=end.exit_code)
     log.get().info("%s%s", end.why, f"; checkpoint in {setup.checkpoints}" if progress.step else "; nothing to save yet")
     return end
 

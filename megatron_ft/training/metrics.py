@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import platform
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -22,12 +24,16 @@ from megatron_ft.training.step import StepResult, Totals
 
 
 class Metrics:
-    """Sums up the steps between two log lines and writes them. Every rank has one; those other than 0 tell their memory."""
+    """Sums up the steps between two log lines and writes them. Every rank has one; those other than 0 tell their memory.
+
+    To be entered as a context: leaving it closes the files, and an error that leaves it is noted as an event.
+    """
 
     def __init__(self, config: Config, plan: Plan, architecture: Architecture, place: Place, *, first_step: int) -> None:
         """Open the run's files; what they hold of steps after `first_step`, which are done again, is taken out."""
         self._config, self._plan, self._architecture, self._place = config, plan, architecture, place
         self._interval = throughput.Interval()
+        self._stands: dict[str, Any] = {"step": first_step}
         self._peak = throughput.peak_flops(config, place.device)
         self._is_writer = place.rank == 0
         if not self._is_writer:
@@ -46,22 +52,20 @@ class Metrics:
 
     def step(self, number: int, result: StepResult, *, rate: float, seconds: float, data_seconds: float, epoch: float,
              skipped: int) -> None:
-        """Take note of optimizer step `number` (counted from 1); write a line when one is due.
+        """Take note of optimizer step `number` (counted from 1); write a line when one is due. All ranks must call it.
 
         Args:
             seconds: of the whole step, `data_seconds` for its batches included.
             skipped: steps of the whole run so far that changed no weight.
         """
         self._interval.add(result, seconds=seconds, data_seconds=data_seconds)
-        is_due = number % self._config.log.every_steps == 0 or number == self._plan.steps
+        self._stands = {"step": number, "lr": rate, "epoch": epoch, "rows": number * self._plan.rows_per_step,
+                        "skipped_steps": skipped}
         if self._is_writer:
             self._bar.update()
             self._bar.set_postfix(loss=f"{result.totals.loss:.4f}", refresh=False)
-        if is_due:
-            memory = throughput.largest_over_ranks(throughput.peak_memory(self._place.device), self._place.device)
-            if self._is_writer:
-                self._training_line(number, rate, epoch, skipped, memory)
-            self._interval = throughput.Interval()
+        if number % self._config.log.every_steps == 0 or number == self._plan.steps:
+            self._training_line()
 
     def validation(self, number: int, by_tag: dict[str, Totals]) -> None:
         """Write the validation losses after step `number`."""
@@ -79,22 +83,35 @@ class Metrics:
         if self._is_writer:
             run_folder.append(self._dir / run_folder.EVENTS, {"step": number, "event": kind, **details})
 
-    def close(self) -> None:
-        """Write what is buffered."""
+    def end(self, number: int, **details: Any) -> None:
+        """The run ends after step `number`: write a line of the steps since the last one. All ranks must call it."""
+        if self._interval.steps:
+            self._training_line()
+        self.event("end", number, **details)
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._is_writer:
             return
+        if kind is not None:
+            self.event("failed", self._stands["step"], error=f"{kind.__name__}: {error}")
         self._bar.close()
         for tracker in self._trackers:
             tracker.close()
 
-    def _training_line(self, number: int, rate: float, epoch: float, skipped: int, memory: tuple[int, int]) -> None:
-        line = {"step": number, "lr": rate, "epoch": epoch, "rows": number * self._plan.rows_per_step,
-                "skipped_steps": skipped, "memory_bytes": memory[0],
-                **self._interval.figures(self._plan, self._config, self._architecture, peak=self._peak)}
+    def _training_line(self) -> None:
+        memory = throughput.largest_over_ranks(throughput.peak_memory(self._place.device), self._place.device)
+        interval, self._interval = self._interval, throughput.Interval()
+        if not self._is_writer:
+            return
+        line = {**self._stands, "memory_bytes": memory[0],
+                **interval.figures(self._plan, self._config, self._architecture, peak=self._peak)}
         if self._place.device == "cuda":
             line["reserved_bytes"] = memory[1]
-        line["eta_s"] = (self._plan.steps - number) * line["seconds_per_step"]
-        log.get().info("step %d/%d  %s", number, self._plan.steps, described(line))
+        line["eta_s"] = (self._plan.steps - line["step"]) * line["seconds_per_step"]
+        log.get().info("step %d/%d  %s", line["step"], self._plan.steps, described(line))
         self._write(line)
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -122,8 +139,9 @@ def described(line: dict[str, Any]) -> str:
 
 
 def _versions(place: Place) -> dict[str, str]:
-    packages = ("torch", "megatron-core", "transformers", "numpy")
     found = {"megatron_ft": megatron_ft.__version__, "python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in packages}
+    for package in ("torch", "megatron-core", "transformers", "numpy", "transformer-engine"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
     found["device"] = f"{place.size} x {torch.cuda.get_device_name()}" if place.device == "cuda" else f"{place.size} x CPU"
     return found

@@ -49,6 +49,11 @@ class Interval:
         self._grad_norm, self._loss_scale = math.nan, 1.0
         self._seconds = self._data_seconds = 0.0
 
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return len(self._totals)
+
     def add(self, result: StepResult, *, seconds: float, data_seconds: float) -> None:
         """Count a step.
 
@@ -66,7 +71,7 @@ class Interval:
         Args:
             peak: of one GPU in FLOP/s; None leaves `mfu` out.
         """
-        steps, whole = len(self._totals), Totals.sum(self._totals)
+        whole = Totals.sum(self._totals)
         finite = Totals.sum(totals for totals in self._totals if math.isfinite(totals.loss_sum))
         done = flops.step(architecture, tokens=whole.tokens, pairs=whole.pairs, lora=config.lora)
         per_gpu = done / self._seconds / plan.processes
@@ -78,6 +83,6 @@ class Interval:
         if peak:
             found["mfu"] = per_gpu / peak
         return found | {
-            "seconds_per_step": self._seconds / steps, "data_seconds_per_step": self._data_seconds / steps,
+            "seconds_per_step": self._seconds / self.steps, "data_seconds_per_step": self._data_seconds / self.steps,
             "supervised_share": whole.supervised / max(1, whole.tokens),
-            "padding_share": 1 - whole.tokens / (steps * plan.rows_per_step * plan.row_tokens)}
+            "padding_share": 1 - whole.tokens / (self.steps * plan.rows_per_step * plan.row_tokens)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megatron_ft.config import Parallel
 from megatron_ft.runtime.device import Process
 
@@ -42,3 +44,22 @@ def spiked(process: Process, *, losses: list[float], factor: float, folder: str,
             watch.step(number, StepResult(Totals(loss, 1, 3, 3, 3), 1.0, updated, 1.0, (torch.full((1, 8), own),)), batches)
         torch.distributed.barrier()
         return [line["step"] for line in run_folder.read(Path(folder) / run_folder.SPIKES)]
+
+
+def ended(process: Process, *, config: dict[str, Any]) -> None:
+    """Three steps of a run that writes a line every ten, the second one skipped; then the run ends."""
+    import math
+
+    from megatron_ft.config import parse
+    from megatron_ft.runtime import groups
+    from megatron_ft.training import setup
+    from megatron_ft.training.metrics import Metrics
+    from megatron_ft.training.step import StepResult, Totals
+
+    checked = setup.prepare(parse(config), process)
+    with groups.start(process, "cpu", checked.config.parallel, timeout_minutes=2) as place, \
+            Metrics(checked.config, checked.plan, checked.architecture, place, first_step=0) as metrics:
+        for number, updated in enumerate((True, False, True), start=1):
+            result = StepResult(Totals(2.0 * number, 2, 2, 4, 8), 1.0 if updated else math.inf, updated, 1.0)
+            metrics.step(number, result, rate=0.1, seconds=1.0, data_seconds=0.25, epoch=0.5, skipped=int(number > 1))
+        metrics.end(3, why="told to", exit_code=75)
