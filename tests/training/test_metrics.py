@@ -115,7 +115,6 @@ def test_each_tag_has_the_loss_that_its_documents_have_alone(pool, watched, base
 
 def test_every_sink_has_each_step_once_after_a_resume(pool, bases, dataset, tmp_path):
     """The run dies two steps after its checkpoint; what was written of these steps is written again."""
-    pytest.importorskip("wandb")
     settings = config(bases("llama", "gqa")[1], dataset, tmp_path, log__tensorboard=True, log__wandb_project="tests")
     run(pool, 2, settings, stop_after=5)
     first = (tmp_path / "wandb" / "id").read_text()
@@ -137,7 +136,6 @@ def test_every_sink_has_each_step_once_after_a_resume(pool, bases, dataset, tmp_
 
 def test_what_wandb_has_uploaded_is_not_given_again(pool, bases, dataset, tmp_path):
     """As `wandb sync` marks it; here between the death and the resume, so that steps 4 and 5 are uploaded already."""
-    pytest.importorskip("wandb")
     settings = config(bases("llama", "gqa")[1], dataset, tmp_path, log__wandb_project="tests")
     run(pool, 1, settings, stop_after=5)
     [earlier] = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
