@@ -112,7 +112,7 @@ def _check_same_run(folder: Path, manifest: layout.Manifest, config: Config, arc
                           "is in run.dir/config.toml); restore them, or start anew with another run.dir")
     names, found = state_names(config), manifest.optimizer_state
     if found and set(found) != set(names):
-        raise ConfigError(f"run.dir: {folder} holds the optimizer state {', '.join(found)}, this config's optimizer has "
+        raise ConfigError(f"run.dir: {folder} holds the optimizer state {', '.join(found)}, this config's has "
                           f"{', '.join(names) or 'none'}: optim.optimizer, optim.momentum or model.precision differ; restore "
                           "them, or start a new run.dir with load.from set to that checkpoint")
     dtype = WEIGHT_DTYPES[config.model.precision]

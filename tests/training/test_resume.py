@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -10,22 +12,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_ft.errors import CheckpointError
+from megatron_ft.config import parse
+from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.runtime import checkpoint_layout
+from megatron_ft.runtime.device import Process
+from megatron_ft.training import setup
 from tests.processes import TaskError
 from tests.training.runs import STEPS, config, curve, run, tensors
 
 TP2_PP2 = {"tp": 2, "pp": 2, "sequence_parallel": True}
 TP2_DP2 = {"tp": 2}
-CASES = {"one rank": (1, {}, "fp32"), "tp2 x pp2": (4, TP2_PP2, "fp32"), "tp2 x dp2, bf16": (4, TP2_DP2, "bf16"),
-         "dp2, plain optimizer, bf16": (2, {"distributed_optimizer": False}, "bf16")}
+CASES = {"one rank, SGD": (1, {"distributed_optimizer": False}, "fp32", {"optimizer": "sgd", "lr": 0.1}),
+         "tp2 x pp2": (4, TP2_PP2, "fp32", {}), "tp2 x dp2, bf16": (4, TP2_DP2, "bf16", {}),
+         "dp2, plain optimizer, fp16": (2, {"distributed_optimizer": False}, "fp16", {"loss_scale_window": 2})}
 
 
-@pytest.mark.parametrize("size, parallel, precision", CASES.values(), ids=CASES.keys())
-def test_resume_is_exact_with_dropout(pool, bases, dataset, tmp_path, size, parallel, precision):
+@pytest.mark.parametrize("size, parallel, precision, optim", CASES.values(), ids=CASES.keys())
+def test_resume_is_exact_with_dropout(pool, bases, dataset, tmp_path, size, parallel, precision, optim):
     def settings(name: str):
-        return {**config(bases("starcoder", "mqa")[1], dataset, tmp_path / name, model__hidden_dropout=0.1,
+        tree = {**config(bases("starcoder", "mqa")[1], dataset, tmp_path / name, model__hidden_dropout=0.1,
                          model__attention_dropout=0.1, model__precision=precision), "parallel": parallel}
+        tree["optim"].update(optim)
+        return tree
 
     whole = run(pool, size, settings("whole"))
     run(pool, size, settings("cut"), stop_after=5)  # two steps after the checkpoint of step 3
@@ -33,22 +41,39 @@ def test_resume_is_exact_with_dropout(pool, bases, dataset, tmp_path, size, para
     assert curve(cut, "step") == curve(whole, "step"), "steps done twice are in the metrics once"
     assert curve(cut) == curve(whole)
     assert curve(cut, "valid_loss") == curve(whole, "valid_loss")
-    expected = tensors(tmp_path / "whole" / "checkpoints" / f"iter_{STEPS:07d}")
-    found = tensors(tmp_path / "cut" / "checkpoints" / f"iter_{STEPS:07d}")
-    assert set(found) == set(expected) and any("exp_avg_sq" in name for name in found)
+    ends = [tmp_path / name / "checkpoints" / f"iter_{STEPS:07d}" for name in ("whole", "cut")]
+    expected, found = map(tensors, ends)
+    state = "momentum_buffer" if optim.get("optimizer") == "sgd" else "exp_avg_sq"
+    assert set(found) == set(expected) and any(state in name for name in found)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    counted, again = (torch.load(folder / "common.pt", weights_only=False) for folder in ends)
+    assert counted == again
+    if precision == "fp16":  # overflows, skips steps, lowers and raises its loss scale
+        assert 0 < again["optimizer"]["updates"] < STEPS and again["optimizer"]["loss_scalers"][0]["scale"] != 4096
 
 
-@pytest.mark.parametrize("size, parallel", [(1, {}), (4, TP2_DP2), (2, {"pp": 2}), (4, {})],
-                         ids=["one rank", "tp2 x dp2", "pp2", "dp4"])
-def test_resume_at_another_layout(pool, bases, dataset, tmp_path, size, parallel):
-    settings = config(bases("llama", "mqa_tied_llama3")[1], dataset, tmp_path / "a")
-    whole = run(pool, 4, {**settings, "parallel": TP2_PP2})
-    moved = tmp_path / "b" / "checkpoints"
-    shutil.copytree(tmp_path / "a" / "checkpoints" / "iter_0000003", moved / "iter_0000003")
+@pytest.fixture(scope="module")
+def long_run(pool, bases, dataset, tmp_path_factory):
+    """(config, metrics) of 23 steps at tp2 x pp2, with a checkpoint after the third."""
+    settings = config(bases("llama", "mqa_tied_llama3")[1], dataset, tmp_path_factory.mktemp("long"), run__steps=23,
+                      checkpoint__keep_every=3)
+    settings["checkpoint"]["every_steps"], settings["validation"]["every_steps"] = 3, 0
+    return settings, run(pool, 4, {**settings, "parallel": TP2_PP2})
+
+
+@pytest.mark.parametrize("size, parallel", [(1, {}), (4, TP2_DP2), (2, {"pp": 2, "virtual_stages": 2}), (4, {}),
+                                            (2, {"distributed_optimizer": False})],
+                         ids=["one rank", "tp2 x dp2", "pp2 in pieces", "dp4", "dp2, plain optimizer"])
+def test_resume_at_another_layout(pool, long_run, tmp_path, size, parallel):
+    """Twenty steps on: a weight whose optimizer state was misplaced would show at once."""
+    settings, whole = copy.deepcopy(long_run[0]), long_run[1]
+    moved = tmp_path / "checkpoints"
+    shutil.copytree(Path(settings["run"]["dir"]) / "checkpoints" / "iter_0000003", moved / "iter_0000003")
     checkpoint_layout.set_latest(moved, 3)
-    settings["run"]["dir"] = str(tmp_path / "b")
+    settings["run"]["dir"] = str(tmp_path)
+    settings["checkpoint"]["every_steps"] = 0
     resumed = run(pool, size, {**settings, "parallel": parallel})
+    assert len(curve(resumed)) == 20
     assert curve(resumed) == pytest.approx(curve(whole)[3:], rel=1e-5)
     assert curve(resumed, "grad_norm") == pytest.approx(curve(whole, "grad_norm")[3:], rel=1e-4)
 
@@ -160,12 +185,32 @@ def refused(pool, kind: type, settings: dict, *words: str) -> None:
         assert word in str(caught.value)
 
 
-def test_other_data_or_seed_is_refused(pool, bases, dataset, tmp_path):
-    settings = config(bases("llama", "gqa")[1], dataset, tmp_path)
-    run(pool, 1, settings)
-    settings["run"]["seed"] = 8
-    with pytest.raises(TaskError, match="run.seed differ"):
+@pytest.mark.parametrize("precision, changed, words", [
+    ("fp32", {"run": {"seed": 8}}, "run.seed differ"),
+    ("fp32", {"optim": {"optimizer": "sgd"}}, "optimizer state exp_avg, exp_avg_sq, this config's has momentum_buffer: optim.opt"),
+    ("fp32", {"model": {"precision": "bf16"}}, "fp32_param: optim.optimizer, .* or model.precision differ; restore them, or"),
+    ("bf16", {"model": {"precision": "fp16"}}, "holds bfloat16 weights, but model.precision=fp16 means float16; restore it"),
+], ids=["another data order", "another optimizer", "another precision", "another half precision"])
+def test_what_cannot_be_resumed_is_refused_before_a_device_is_touched(short_runs, precision, changed, words):
+    settings = copy.deepcopy(short_runs(precision))
+    for section, fields in changed.items():
+        settings[section].update(fields)
+    with pytest.raises(ConfigError, match=words):
+        setup.prepare(parse(settings), Process(0, 1, 0, 1, "127.0.0.1", 0))
+
+
+@pytest.fixture(scope="module")
+def short_runs(pool, bases, dataset, tmp_path_factory):
+    """precision -> config of a run of two steps, which has been done."""
+    @functools.cache
+    def done(precision: str) -> dict:
+        settings = config(bases("llama", "gqa")[1], dataset, tmp_path_factory.mktemp(precision), run__steps=2,
+                          model__precision=precision)
+        settings["parallel"] = {"distributed_optimizer": False}
         run(pool, 1, settings)
+        return settings
+
+    return done
 
 
 def test_a_checkpoint_without_training_state_is_no_run(pool, bases, dataset, tmp_path):
