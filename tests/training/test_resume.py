@@ -187,7 +187,7 @@ def refused(pool, kind: type, settings: dict, *words: str) -> None:
 
 @pytest.mark.parametrize("precision, changed, words", [
     ("fp32", {"run": {"seed": 8}}, "run.seed differ"),
-    ("fp32", {"optim": {"optimizer": "sgd"}}, "optimizer state exp_avg, exp_avg_sq, this config's has momentum_buffer: optim.opt"),
+    ("fp32", {"optim": {"optimizer": "sgd"}}, "state exp_avg, exp_avg_sq, this config's has momentum_buffer: optim.opt"),
     ("fp32", {"model": {"precision": "bf16"}}, "fp32_param: optim.optimizer, .* or model.precision differ; restore them, or"),
     ("bf16", {"model": {"precision": "fp16"}}, "holds bfloat16 weights, but model.precision=fp16 means float16; restore it"),
 ], ids=["another data order", "another optimizer", "another precision", "another half precision"])
