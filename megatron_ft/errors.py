@@ -22,4 +22,4 @@ class EvaluationError(MegatronFTError):
 
 
 class TrainingError(MegatronFTError):
-    """A run that cannot go on: a loss or gradient that is no number."""
+    """A run that cannot go on, on any rank: ranks that do not meet, losses or gradients that are no numbers."""

@@ -111,7 +111,7 @@ class Member:
         self._mine.wait(VERDICT_S)
         text = f"error: {self.who}: {line or summary(error)}{self._hint}\n"
         self._say(text if line else text + traceback.format_exc())
-        _record_for_torchrun(error)
+        _record_for_torchrun(summary(error), traceback.format_exc())
         self._end(code)
 
     def _listen(self) -> None:
@@ -142,6 +142,7 @@ class Member:
         if self._rank == 0:
             self._write(line)  # of a rank that was killed this is all that there is
         self._say(line)
+        _record_for_torchrun(line, line, delay_s=1)
         self._end(code if code == cli.EXIT_INTERRUPTED else cli.EXIT_FAILED)
 
     def _write(self, text: str) -> None:
@@ -219,9 +220,10 @@ def is_echo(error: BaseException | None) -> bool:
     return False
 
 
-def _record_for_torchrun(error: BaseException) -> None:
-    """Leave the error where torchrun looks for it, so that its own summary names it as the root cause."""
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-        get_error_handler().record_exception(error)
+def _record_for_torchrun(text: str, traceback_text: str, *, delay_s: int = 0) -> None:
+    """Leave an error where torchrun looks for it: its own summary calls the earliest one, in whole seconds, the root cause."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        details = {"py_callstack": traceback_text, "timestamp": str(int(time.time()) + delay_s)}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": details}}), encoding="utf-8")
