@@ -1,9 +1,10 @@
 """What a LoRA checkpoint holds and says about itself: adapters in place of the model's weights. Torch-free.
 
-Its manifest's `source` has, beside what every run's has ("base", "data_order", "config"):
+Its manifest's `source` has, beside what every run's has ("data_order", "config", ...):
 
+    "base"                the base model's folder, absolute, so that an export finds it from anywhere
+    "base_fingerprint"    of its weight files: the adapters mean nothing on top of other weights
     "lora"                {"rank": 8, "alpha": 32.0, "dropout": 0.0, "linears": ["qkv", "fc1"]}
-    "base_fingerprint"    of the base model's weight files: the adapters mean nothing on top of other weights
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def adapter_names(linear_weight: str) -> tuple[str, str]:
 
 
 def source(lora: Lora, base: Path) -> dict[str, Any]:
-    """What the manifest of a LoRA run's checkpoint says besides what every run's says; empty without LoRA."""
+    """What the manifest of a LoRA run's checkpoint says besides, or in place of, what every run's says; empty without LoRA."""
     if not lora.rank:
         return {}
-    return {"lora": {**lora.model_dump(), "linears": names(lora)}, "base_fingerprint": fingerprint(base)}
+    return {"base": str(base.absolute()), "base_fingerprint": fingerprint(base),
+            "lora": {**lora.model_dump(), "linears": names(lora)}}
 
 
 def of(manifest: Manifest) -> Lora | None:

@@ -92,8 +92,8 @@ def _set_weights(chunks: Sequence[torch.nn.Module], state: dict[str, Any], folde
     for number, chunk in enumerate(map(unwrap, chunks)):
         outcome = chunk.load_state_dict(state["model" if len(chunks) == 1 else f"model{number}"], strict=False)
         # An _extra_state is transformer-engine's FP8 scale: there is none to miss in our precisions.
-        wrong = [key for key in (*outcome.missing_keys, *outcome.unexpected_keys)
-                 if not key.endswith("_extra_state") and key not in lora.frozen(chunk)]
+        wrong = {key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.endswith("_extra_state")}
+        wrong = sorted(wrong - lora.frozen(chunk))
         if wrong:
             raise CheckpointError(f"{folder}: {len(wrong)} weights do not match the model, the first is {wrong[0]}")
         _zero_padding(chunk)
