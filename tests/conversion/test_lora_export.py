@@ -134,6 +134,18 @@ def test_adapters_are_added_in_float32_and_then_rounded_once(exported, tmp_path)
     assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in stored.items())
 
 
+def test_adapters_of_a_bf16_run_are_added_in_float32(bases, tmp_path):
+    hf, base = bases("starcoder", "mqa")
+    write_adapters(base, tmp_path / "lora", Lora(rank=5, alpha=7.0, linears=("fc1",)), dtype=torch.bfloat16)
+    merged = load_file(lora_to_hf.convert(tmp_path / "lora", tmp_path / "merged", form="merged") / "model.safetensors")
+    adapter = load_file(lora_to_hf.convert(tmp_path / "lora", tmp_path / "adapter", form="adapter")
+                        / "adapter_model.safetensors")
+    a, b = (adapter[f"base_model.model.transformer.h.2.mlp.c_fc.lora_{part}.weight"] for part in "AB")
+    assert a.dtype == b.dtype == torch.bfloat16
+    expected = load_file(hf / "model.safetensors")["transformer.h.2.mlp.c_fc.weight"] + 7.0 / 5 * b.float() @ a.float()
+    torch.testing.assert_close(merged["transformer.h.2.mlp.c_fc.weight"], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_the_commands_export_adapters_and_verify_reads_them_on_their_base(exported, tmp_path):
     hf, checkpoints, _, merged = exported("llama", "gqa")
     said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--base", hf)
