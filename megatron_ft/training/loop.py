@@ -45,7 +45,7 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
             guard(place), contextlib.ExitStack() as stack:
         chunks, adam, progress = start(setup, place)
         saver = stack.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base.hf_files,
-                                          resumed=progress.step))
+                                          resumed=progress.step, keeps_best=config.validation.patience > 0))
         metrics = stack.enter_context(Metrics(config, plan, setup.architecture, place, first_step=progress.step))
         watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
         setup.loader.position, saved = progress.rows, progress.step

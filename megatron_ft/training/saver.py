@@ -66,7 +66,8 @@ class _Pending:
 class Saver:
     """Writes the checkpoints of a run, as a context around training; all ranks call every method together."""
 
-    def __init__(self, root: Path, settings: Checkpoint, *, hf_source: Path, resumed: int) -> None:
+    def __init__(self, root: Path, settings: Checkpoint, *, hf_source: Path, resumed: int,
+                 keeps_best: bool = False) -> None:
         """
         Args:
             root: the run's own checkpoint root.
@@ -74,8 +75,9 @@ class Saver:
                 the way back needs nothing else.
             resumed: step that the run goes on from, 0 for a new one. Checkpoints of later steps are another future's: they
                 are removed once a new one is complete.
+            keeps_best: the checkpoint of the step with the best validation loss stays as well, where there is one.
         """
-        self._root, self._settings, self._hf_source = root, settings, hf_source
+        self._root, self._settings, self._hf_source, self._keeps_best = root, settings, hf_source, keeps_best
         self._other_future = {step for step in layout.saved_steps(root) if step > resumed}
         strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=_FILES_PER_RANK)
         # Without it data-parallel rank 0 would write all that its replicas hold too.
@@ -124,6 +126,11 @@ class Saver:
                                  time.perf_counter() - started)
         if last or not self._settings.asynchronous:
             self.wait()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save has not been published yet."""
+        return self._pending is not None
 
     def poll(self) -> None:
         """Publish the save that is being written, if all ranks have written their part; to be called after each step.
@@ -236,15 +243,17 @@ class Saver:
         checkpoint_files.sync_folder(self._root)
         layout.set_latest(self._root, pending.step)
         checkpoint_files.sync_folder(self._root)
-        self._remove(replaced + self._take_away(pending.step))
+        best = pending.manifest.progress["best_step"] if self._keeps_best else None
+        self._remove(replaced + self._take_away(pending.step, best))
 
-    def _take_away(self, step: int) -> list[Path]:
+    def _take_away(self, step: int, best: int | None) -> list[Path]:
         """Hide the checkpoints that are not to stay now that step's is complete; folders that are not ours are left alone."""
         self._other_future.discard(step)
         ours = [saved for saved in layout.saved_steps(self._root)
                 if (self._root / layout.folder_name(saved) / layout.MANIFEST_FILE).is_file()]
         own_past = [saved for saved in ours if saved not in self._other_future]
-        gone = layout.expired(own_past, keep_last=self._settings.keep_last, keep_every=self._settings.keep_every)
+        expired = layout.expired(own_past, keep_last=self._settings.keep_last, keep_every=self._settings.keep_every)
+        gone = [saved for saved in expired if saved != best]
         gone += [saved for saved in ours if saved in self._other_future]
         self._other_future.clear()
         for saved in gone:

@@ -164,6 +164,7 @@ def test_rank_0s_clock_ends_the_run_with_a_checkpoint(pool, settings, tmp_path):
 
 def test_a_run_ends_when_validation_no_longer_improves_also_across_a_resume(pool, settings, tmp_path):
     settings["validation"].update(every_steps=1, patience=2)
+    settings["checkpoint"].update(every_steps=1, keep_last=1)
     nan = float("nan")
     [cut] = pool.run(1, PROGRAMS + "validated", config={**settings, "parallel": {}}, losses=[5.0, 4.0, 4.5, 3.0], cut=2)
     assert cut["exit_code"] == 75 and cut["why"].startswith("ended after step 2 of 6")
@@ -173,7 +174,7 @@ def test_a_run_ends_when_validation_no_longer_improves_also_across_a_resume(pool
                           "(validation.patience), the best was 4.0000 after step 1"}
     newest = checkpoint_layout.find(tmp_path / "run" / "checkpoints")
     progress = checkpoint_layout.Manifest.read(newest).progress
-    assert newest.name == "iter_0000003"
+    assert sorted(path.name for path in newest.parent.glob("iter_*")) == ["iter_0000001", "iter_0000003"], "best and last"
     assert (progress["best_loss"], progress["best_step"], progress["validated"]) == (4.0, 1, 3)
     [again] = pool.run(1, PROGRAMS + "validated", config={**settings, "parallel": {}}, losses=[3.0])
     assert again == {**end, "left": 1}, "started again, it is still done"
