@@ -21,7 +21,7 @@ from megatron_ft.runtime import agreement, groups
 from megatron_ft.runtime.checkpoint_layout import Manifest
 from megatron_ft.runtime.device import Device
 from megatron_ft.runtime.groups import Place
-from megatron_ft.training import checkpoint, hf_weights, kernels, model, optimizer, resume, run_folder, spikes, step
+from megatron_ft.training import checkpoint, hf_weights, kernels, lora, model, optimizer, resume, run_folder, spikes, step
 from megatron_ft.training.ending import End, Ending
 from megatron_ft.training.metrics import Metrics
 from megatron_ft.training.progress import Progress
@@ -86,15 +86,19 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
 def start(setup: Setup, place: Place) -> tuple[list[DistributedDataParallel], MegatronOptimizer, Progress]:
     """Model and optimizer with their state: the run's newest checkpoint, or on the first start the base model."""
     config = setup.config
-    chosen = kernels.choose(place.device)
+    chosen = kernels.choose(place.device, config.runtime.kernels, lora=config.lora.rank > 0)
     log.get().info(chosen.describe())
     for line in setup.plan.lines():
         log.get().info(line)
     resume_from = resume.choose(setup.saved)
     bare = model.build(setup.architecture, parallel=config.parallel, model=config.model, memory=config.memory,
                        device=place.device, kernels=chosen)
-    if resume_from is None:
+    if resume_from is None or config.lora.rank:
         load_base(setup, bare)
+    if config.lora.rank:
+        for chunk in bare:
+            lora.apply(chunk, config.lora, seed=config.run.seed)
+        log.get().info(lora.describe(config.lora, setup.architecture))
     chunks = optimizer.wrap(bare, config)
     adam = optimizer.build(chunks, config)
     step.prepare(chunks, adam)

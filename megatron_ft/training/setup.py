@@ -11,6 +11,7 @@ from megatron_ft.data.loader import Loader, ValidationLoader
 from megatron_ft.data.source import View, by_tag, open_views
 from megatron_ft.errors import ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime import lora_layout
 from megatron_ft.runtime.device import Process
 from megatron_ft.training import base_model, resume, trackers
 from megatron_ft.training.base_model import Base
@@ -33,6 +34,8 @@ class Setup:
     plan: Plan
     tokenizers: tuple[str, ...]
     """Fingerprints of those that made the training data; a dataset pair does not know its own."""
+    lora: dict[str, object]
+    """What the manifest of each checkpoint says about adapters; empty without LoRA."""
 
     @property
     def checkpoints(self) -> Path:
@@ -42,13 +45,15 @@ class Setup:
     def source(self) -> dict[str, object]:
         """For the manifest of each checkpoint: what decides the data order, and what the run was told."""
         return {"base": str(self.base.folder), "data_order": self.loader.fingerprint, "tokenizers": list(self.tokenizers),
-                "config": self.config.to_toml()}
+                "config": self.config.to_toml(), **self.lora}
 
 
 def prepare(config: Config, process: Process) -> Setup:
     """Check everything; raises ConfigError, DataError or CheckpointError, the same on every rank."""
     trackers.require_installed(config.log)
     base = base_model.find(config.load.base)
+    if base.manifest is not None:
+        lora_layout.require_whole(base.manifest, base.folder, option="load.from")
     base_model.check(base)
     architecture = base.architecture
     dp = check_layout(architecture, config.parallel, processes=process.size, row_tokens=config.data.row_tokens)
@@ -75,7 +80,8 @@ def prepare(config: Config, process: Process) -> Setup:
     root = Path(config.run.dir) / "checkpoints"
     saved = resume.find(root, config, architecture, data_order=loader.fingerprint, base=base.folder)
     resume.check_room(root, config, architecture, warn=process.rank == 0)
-    return Setup(config, process, architecture, base, saved, loader, valid, plan, _tokenizers(train_views))
+    return Setup(config, process, architecture, base, saved, loader, valid, plan, _tokenizers(train_views),
+                 lora_layout.source(config.lora, base.folder))
 
 
 def _tokenizers(views: list[View]) -> tuple[str, ...]:
