@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "megatron_ft"
-FRONT = {"config", "errors", "log", "cli"}
+FRONT = {"config", "config_sections", "errors", "log", "cli"}
 ORDER = ["data", "curation", "families", "runtime", "training", "conversion", "evaluation"]
 ENTRIES = {"train", "evaluate", "plan"}
 """Commands (`python -m megatron_ft.NAME`): they may import everything, nothing imports them."""
