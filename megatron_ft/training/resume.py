@@ -141,9 +141,9 @@ def check_room(root: Path, config: Config, architecture: Architecture, *, warn: 
     if free < one:
         raise ConfigError(f"run.dir: a checkpoint of this run takes about {readable(one)}, but {root} has {readable(free)} "
                           "free; make room or choose another run.dir")
-    there = min(len(layout.saved_steps(root)), config.checkpoint.keep_last)
-    more = config.checkpoint.keep_last + 1 - there  # the one that is being written stands beside those that stay
+    stay = config.checkpoint.keep_last + (config.validation.patience > 0)  # the best one stays too
+    more = stay + 1 - min(len(layout.saved_steps(root)), stay)  # the one that is being written stands beside them
     if warn and free < more * one:
-        log.get().warning("run.dir: %s has %s free, but %d more checkpoints of about %s each are to be there (checkpoint."
-                          "keep_last=%d and the one being written): the run ends where there is no room", root, readable(free),
-                          more, readable(one), config.checkpoint.keep_last)
+        log.get().warning("run.dir: %s has %s free, but %d more checkpoints of about %s each are to be there (%d that stay and "
+                          "the one being written, see checkpoint.keep_last): the run ends where there is no room", root,
+                          readable(free), more, readable(one), stay)

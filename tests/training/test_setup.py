@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import tokenizers
 import tomli_w
 
+from megatron_ft import log
 from megatron_ft.config import parse
 from megatron_ft.data.indexed import open_dataset
 from megatron_ft.errors import CheckpointError, ConfigError, DataError
+from megatron_ft.runtime import checkpoint_files
 from megatron_ft.runtime.device import Process
 from megatron_ft.training import setup
 from tests.data.small_datasets import write_dataset
 from tests.data.small_pairs import pairs_of, write_pair
-from tests.training.runs import STEPS, config, curve, tensors
+from tests.training.runs import config
 
 
 def prepared(tree: dict, *, ranks: int = 1) -> setup.Setup:
@@ -206,24 +206,19 @@ def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(settings, tm
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(settings, tmp_path):
-    """SIGKILL soon after a checkpoint appears, twice; then the run is started a last time."""
-    settings["checkpoint"]["every_steps"] = 1
-    whole = {**settings, "run": {**settings["run"], "dir": str(tmp_path / "whole")}}
-    subprocess.run(command(whole, tmp_path), check=True, capture_output=True)
-    root = tmp_path / "run" / "checkpoints"
-    for step in (2, 4):
-        process = subprocess.Popen(command(settings, tmp_path), stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (root / f"iter_{step:07d}").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command(settings, tmp_path), check=True, capture_output=True)
-    newest = f"checkpoints/iter_{STEPS:07d}"
-    expected, found = tensors(tmp_path / "whole" / newest), tensors(tmp_path / "run" / newest)
-    assert all(found[name].equal(expected[name]) for name in expected)
-    lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-             for name in ("whole", "run")]
-    assert curve(lines[0]) == curve(lines[1])
+def test_a_run_whose_checkpoint_has_no_room_is_refused_with_both_numbers(settings, monkeypatch):
+    """90,744 weights, four bytes each and twice four for Adam: 1.1 MB."""
+    monkeypatch.setattr(checkpoint_files, "free_bytes", lambda _: 1_000_000)
+    with pytest.raises(ConfigError, match="takes about 1.1 MB, but .*checkpoints has 1.0 MB free; make room or choose another"):
+        prepared(settings)
+
+
+def test_a_run_that_will_keep_more_checkpoints_than_fit_is_warned_of(settings, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoint_files, "free_bytes", lambda _: 3_000_000)
+    monkeypatch.setattr(log.get(), "propagate", True)
+    settings["checkpoint"]["keep_last"] = 1
+    prepared(settings)
+    assert "are to be there" not in caplog.text, "two fit"
+    settings["checkpoint"]["keep_last"] = 2
+    prepared(settings)
+    assert "has 3.0 MB free, but 3 more checkpoints of about 1.1 MB each are to be there (2 that stay and the" in caplog.text
