@@ -106,7 +106,7 @@ def distance(one: Config, other: Config) -> float:
 
 
 def fewest_gpus(config: Config, architecture: Architecture, gpu: Gpu, *, above: int) -> tuple[int, Estimate] | None:
-    """The next doubling of `above` GPUs that hold the model without being tight, with the fastest layout; None where none do."""
+    """The next doubling of `above` GPUs that hold the model and are not tight, with the fastest layout; None where none are."""
     processes = above * 2
     while processes <= MOST_GPUS:
         roomy = [one for one in search(config, architecture, gpu, processes=processes) if not one.tight]

@@ -103,7 +103,8 @@ def memory_lines(one: Estimate) -> list[str]:
     source = {kept.layer_temporary: "in a layer's backward pass", kept.head_temporary: "logits and their softmax"}.get(
         stage.temporary, "the optimizer's square roots, beyond the activations that are gone by then")
     memory = config.memory
-    how = {"none": "nothing recomputed", "full": f"recomputed from the input of every {memory.layers} layers",
+    which = f"{memory.layers}th layer" if memory.layers > 1 else "layer"
+    how = {"none": "nothing recomputed", "full": f"recomputed from every {which}'s input",
            "selective": f"recomputed: {', '.join(memory.modules)}"}[memory.recompute]
     return [
         f"stage {stage.stage}:",

@@ -60,11 +60,15 @@ class StateBytes:
     """Parameters whose optimizer state this GPU keeps."""
 
 
-def stages(architecture: Architecture, parallel: Parallel) -> list[tuple[Piece, ...]]:
+def stages(architecture: Architecture, parallel: Parallel) -> tuple[tuple[Piece, ...], ...]:
     """What each pipeline stage holds, in the model's order."""
-    layers = stage_layers(architecture.layers, parallel)
+    return _stages(stage_layers(architecture.layers, parallel), parallel.pp)
+
+
+@functools.lru_cache(maxsize=4096)
+def _stages(layers: tuple[int, ...], pp: int) -> tuple[tuple[Piece, ...], ...]:
     pieces = [Piece(count, first=number == 0, last=number == len(layers) - 1) for number, count in enumerate(layers)]
-    return [tuple(pieces[stage::parallel.pp]) for stage in range(parallel.pp)]
+    return tuple(tuple(pieces[stage::pp]) for stage in range(pp))
 
 
 def state_bytes(config: Config, architecture: Architecture, pieces: tuple[Piece, ...], *, dp: int,
@@ -75,22 +79,26 @@ def state_bytes(config: Config, architecture: Architecture, pieces: tuple[Piece,
         dp_rank: which data-parallel rank; None: the one with the most optimizer state.
     """
     parallel = config.parallel
-    weight_bytes = BYTES[config.model.precision]
-    distributed = parallel.distributed_optimizer
+    return _state_bytes(architecture, config.model, config.lora, optimizer_bytes_per_weight(config), parallel.tp, parallel.pp,
+                        parallel.distributed_optimizer, parallel.overlap_grad_reduce, pieces, dp, dp_rank)
+
+
+@functools.lru_cache(maxsize=4096)
+def _state_bytes(architecture: Architecture, model: Model, lora: Lora, per_weight: int, tp: int, pp: int, distributed: bool,
+                 overlapped: bool, pieces: tuple[Piece, ...], dp: int, dp_rank: int | None) -> StateBytes:
     weights = gradients = trained = padded = frozen = 0
     owned = np.zeros(dp, dtype=np.int64)
     for piece in pieces:
         # Only the model's first piece is cut into buckets, and only when they are sent during the backward pass.
-        bucket = _bucket_elements(dp) if parallel.overlap_grad_reduce and piece.first else None
-        buffer, unchanged = _buffer(architecture, config.model, parallel.tp, parallel.pp, config.lora, piece, dp,
-                                    bucket, distributed)
+        bucket = _bucket_elements(dp) if overlapped and piece.first else None
+        buffer, unchanged = _buffer(architecture, model, tp, pp, lora, piece, dp, bucket, distributed)
         stored = buffer.elements if distributed else buffer.parameters
-        weights += weight_bytes * (stored + unchanged)
+        weights += BYTES[model.precision] * (stored + unchanged)
         gradients += FLOAT * buffer.elements
         trained, padded, frozen = trained + buffer.parameters, padded + buffer.elements, frozen + unchanged
         owned += buffer.owned if distributed else buffer.parameters
     kept = int(owned.max() if dp_rank is None else owned[dp_rank])
-    return StateBytes(weights, gradients, kept * optimizer_bytes_per_weight(config), trained, padded, frozen, kept)
+    return StateBytes(weights, gradients, kept * per_weight, trained, padded, frozen, kept)
 
 
 def _bucket_elements(dp: int) -> int:

@@ -45,6 +45,7 @@ def test_bytes_are_those_of_megatron_cores_tensors(pool, size):
 
 def test_the_buckets_of_the_first_stage_are_padded_one_by_one(pool, monkeypatch):
     monkeypatch.setattr(counted, "_bucket_elements", lambda dp: 5000)
+    counted._state_bytes.cache_clear()
     assert_exact(pool, 2, [run(ODD, "bf16"), run(LLAMA, "bf16", pp=2), run(STARCODER, "fp32")], bucket=5000)
 
 
