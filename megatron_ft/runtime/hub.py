@@ -29,11 +29,13 @@ import time
 from typing import Any
 
 from megatron_ft import cli
+from megatron_ft.errors import TrainingError
 
 ECHO_S = 5.0  # an echo of another rank's end waits this long for that rank's own word
 CULPRIT_S = 3.0  # the rank that failed prints its error first; the others are told when it has gone, or after this
 LINGER_S = 5.0  # how long the hub stays for ranks that have been told and not gone yet
 LINE_BYTES = 65536
+OTHER_FILES = 256  # that rank 0 has open beside its connections
 ENDED = {errno.ECONNRESET, errno.EPIPE}
 """A connection's errors that mean that the process at its other end is gone; others mean that its machine is silent."""
 
@@ -99,7 +101,7 @@ class Hub(threading.Thread):
     def __init__(self, size: int, *, token: str, silence_s: float) -> None:
         super().__init__(name="hub", daemon=True)
         self._size, self._token, self._silence_s = size, token, silence_s
-        _allow_open_files(2 * size + 256)
+        _allow_open_files(size)
         dual = socket.has_dualstack_ipv6()
         self._listener = socket.create_server(("", 0), family=socket.AF_INET6 if dual else socket.AF_INET,
                                               dualstack_ipv6=dual, backlog=max(128, size))
@@ -238,11 +240,14 @@ class Hub(threading.Thread):
             self._decide(peer, f"failed: {message['failed']}", message["code"], hint=hint)
 
 
-def _allow_open_files(wanted: int) -> None:
-    """Raise this process's limit of open files as far as it may be raised; many machines start with 1024."""
+def _allow_open_files(ranks: int) -> None:
+    """Raise this process's limit of open files, which often is 1024; TrainingError where it may not be raised enough."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    unlimited, wanted = resource.RLIM_INFINITY, OTHER_FILES + 2 * ranks  # the rendezvous store has a connection per rank too
+    if hard != unlimited and hard < wanted:
+        raise TrainingError(f"rank 0 may open {hard} files (`ulimit -Hn`), but {ranks} ranks take {wanted}; have it raised on "
+                            "its machine, or set runtime.dead_rank_seconds=0")
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -154,3 +154,13 @@ def test_strangers_at_the_door_do_not_matter():
         member.sendall(b'{"left": true}\n')
     hub.join(10)
     assert not hub.is_alive()
+
+
+def test_a_limit_of_open_files_is_raised_or_named():
+    code = ("import resource, sys; limit = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit))\n"
+            "from megatron_ft.runtime.hub import Hub; Hub(100, token='t', silence_s=1)\n"
+            "print(resource.getrlimit(resource.RLIMIT_NOFILE))")
+    raised, refused = (subprocess.run([sys.executable, "-c", code, limit], capture_output=True, text=True)
+                       for limit in ("500", "400"))
+    assert raised.stdout == "(456, 500)\n"
+    assert "rank 0 may open 400 files (`ulimit -Hn`), but 100 ranks take 456; have it raised" in refused.stderr

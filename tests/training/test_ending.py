@@ -23,7 +23,7 @@ from tests.training.runs import STEPS, config, curve, run, tensors
 
 PROGRAMS = "tests.training.ending_programs:"
 USR1, TERM, INT = signal.SIGUSR1, signal.SIGTERM, signal.SIGINT
-TIMEOUT_S = 240.0
+TIMEOUT_S = 400.0
 
 
 def end_of(*ranks: list[float]) -> tuple[str, int] | None:
@@ -230,7 +230,12 @@ def test_a_signal_to_one_rank_of_four_is_a_checkpoint_and_an_exit_code_in_half_a
     with group(settings, tmp_path, 4) as (ranks, log):
         started = time.monotonic()
         ranks[2].send_signal(USR1)
-        assert [rank.wait(TIMEOUT_S) for rank in ranks] == [75] * 4
+        while any(rank.poll() is None for rank in ranks) and time.monotonic() - started < TIMEOUT_S:
+            time.sleep(0.02)
+            if "ended after step" in log.read_text():  # as some schedulers do: again and again, also while processes end
+                for rank in ranks:
+                    rank.send_signal(USR1)
+        assert [rank.poll() for rank in ranks] == [75] * 4
         assert time.monotonic() - started < 30
     newest = checkpoint_layout.find(tmp_path / "run" / "checkpoints")
     step = checkpoint_layout.Manifest.read(newest).iteration
