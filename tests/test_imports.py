@@ -72,6 +72,7 @@ def test_evaluation_needs_only_templates_of_data_and_no_megatron(path):
     ("megatron_ft.data.build, megatron_ft.data.indexed, megatron_ft.data.pack", "torch"),
     ("megatron_ft.curation.filter_commits, megatron_ft.curation.deduplicate, megatron_ft.curation.decontaminate", "torch"),
     ("megatron_ft.conversion.hf_to_megatron, megatron_ft.conversion.megatron_to_hf, megatron_ft.conversion.verify", "megatron"),
+    ("megatron_ft.conversion.lora_to_hf", "megatron"),
     ("megatron_ft.evaluate, megatron_ft.evaluation.run", "torch"),
     ("megatron_ft.train", "torch"),
 ])
