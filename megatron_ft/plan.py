@@ -59,6 +59,8 @@ def main() -> None:
     gpu = machine(options)
     architecture, source = model_of(config, options.model)
     rows, documents, pairs = data_of(config, options)
+    if rows:
+        run_data.require_positions(rows.longest, config, architecture)
     if options.search:
         search(options, config, architecture, gpu, pairs)
         return
@@ -143,9 +145,11 @@ def data_of(config: Config, options: argparse.Namespace) -> tuple[run_data.Rows 
 
 
 def _end_of_text(config: Config) -> int:
-    if config.data.end_of_text is None:
-        raise ConfigError("data.end_of_text: a dataset pair does not say which id ends an answer; set it")
-    return config.data.end_of_text
+    folder = Path(config.load.base)
+    if config.data.end_of_text is None and not folder.is_dir():
+        raise ConfigError("data.end_of_text: a dataset pair does not say which id ends an answer, and the base model, whose "
+                          f"tokenizer does, is not here (load.from={folder}); set it")
+    return run_data.end_of_text(config, base_model.find(folder)) if config.data.end_of_text is None else config.data.end_of_text
 
 
 def search(options: argparse.Namespace, config: Config, architecture: Architecture, gpu: Gpu, pairs: float) -> None:

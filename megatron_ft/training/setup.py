@@ -6,14 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from megatron_ft.config import Config
-from megatron_ft.data import tokenizer, weights_file
 from megatron_ft.data.loader import Loader, ValidationLoader
 from megatron_ft.data.source import View, by_tag, open_views
 from megatron_ft.errors import ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import lora_layout
 from megatron_ft.runtime.device import Process
-from megatron_ft.training import base_model, resume, trackers
+from megatron_ft.training import base_model, resume, run_data, trackers
 from megatron_ft.training.base_model import Base
 from megatron_ft.training.plan import Plan, check_layout, make
 
@@ -70,11 +69,7 @@ def prepare(config: Config, process: Process) -> Setup:
     turn = config.parallel.pp if config.parallel.virtual_stages > 1 else 1
     valid = {tag: ValidationLoader(views, micro_batches_multiple=turn, **share) for tag, views in by_tag(valid_views).items()}
     for rows in (loader, *valid.values()):
-        longest = int(rows.selection.positions.max())
-        if longest > architecture.positions:
-            raise ConfigError(f"data.row_tokens: {config.data.row_tokens} lets in a document of {longest} positions, but the "
-                              f"model was made for {architecture.positions}; use data.row_tokens={architecture.positions} "
-                              "and data.long_documents=truncate or drop")
+        run_data.require_positions(int(rows.selection.positions.max()), config, architecture)
     plan = make(config, architecture, processes=process.size, rows_per_epoch=loader.rows_per_epoch,
                 rows_of_first=loader.epochs.rows_of_first if loader.epochs.differ else None)
     root = Path(config.run.dir) / "checkpoints"
@@ -90,26 +85,13 @@ def _tokenizers(views: list[View]) -> tuple[str, ...]:
 
 def _open_data(config: Config, base: Base) -> tuple[list[View], list[View]]:
     """The training and the validation views that data.train and data.valid, or data.weights_files, name."""
-    train, valid = config.data.train, config.data.valid
-    if config.data.weights_files:
-        train, valid = weights_file.read(config.data.weights_files)
-    train_views, valid_views = open_views(train, valid, end_of_text=lambda: _end_of_text(config, base))
+    train, valid = run_data.entries(config)
+    train_views, valid_views = open_views(train, valid, end_of_text=lambda: run_data.end_of_text(config, base))
     for view in train_views + valid_views:
         if config.data.end_of_text not in (None, view.dataset.end_of_text):
             raise ConfigError(f"data.end_of_text: {config.data.end_of_text}, but {view.entry.prefix} was made with "
                               f"{view.dataset.end_of_text}; leave it unset where a dataset knows its own")
     return train_views, valid_views
-
-
-def _end_of_text(config: Config, base: Base) -> int:
-    """The id that closes an answer in a dataset pair, as told or as the base model's tokenizer has it."""
-    if config.data.end_of_text is not None:
-        return config.data.end_of_text
-    try:
-        return tokenizer.load(base.hf_files).end_of_text
-    except DataError as error:
-        raise ConfigError("data.end_of_text: is not set, a dataset pair does not say which id ends an answer, and neither does "
-                          f"the base model ({error}); set it to the id that the model was pre-trained with") from error
 
 
 def _check_vocabulary(view: View, architecture: Architecture, base: Base) -> None:

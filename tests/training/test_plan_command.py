@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from megatron_ft import cli, plan
+from megatron_ft import cli, families, plan
 from megatron_ft.runtime.device import Process
 from megatron_ft.training import run_data, setup
 
@@ -178,6 +180,17 @@ def test_what_stands_for_the_model_or_the_data_contradicts_those_that_are_here(r
     assert code == 2 and "--model: llama-7b is another model than the one in load.from=" in error
     code, _, error = run(here, "--gpus", 1, "--gpu", "h100", "--rows-per-epoch", 5)
     assert code == 2 and "stand for data that are not here, but data.train names" in error
+
+
+def test_a_document_that_the_model_was_not_made_for_is_refused(run, dataset, tmp_path):
+    toml = f'[run]\nepochs = 1\n[data]\ntrain = ["{dataset}"]\nrow_tokens = 64\nrows_per_step = 4\n'
+    (tmp_path / "run.toml").write_text(toml, encoding="utf-8")
+    command = (tmp_path / "run.toml", "--gpus", 1, "--gpu", "h100", "--model", "starcoderbase-1b")
+    assert run(*command)[0] == 0
+    short = dataclasses.replace(families.preset("starcoderbase-1b"), positions=20)
+    with mock.patch.object(families, "preset", lambda name: short):
+        code, _, error = run(*command)
+    assert code == 2 and "data.row_tokens: 64 lets in a document of 33 positions, but the model was made for 20" in error
 
 
 def test_a_node_of_four_has_its_links(run):
