@@ -109,11 +109,16 @@ def record(path: Path) -> Record:
 
 def damage(folder: Path, files: Mapping[str, Record]) -> list[str]:
     """What is wrong with these files of a folder, a sentence each; sizes are compared before anything is read."""
-    found = [problem for problem in map(_wrong_size, [folder] * len(files), files, files.values()) if problem]
+    found = wrong_sizes(folder, files)
     if found:
         return found
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
         return [problem for problem in readers.map(_wrong_sum, [folder] * len(files), files, files.values()) if problem]
+
+
+def wrong_sizes(folder: Path, files: Mapping[str, Record]) -> list[str]:
+    """Which of these files are missing or have another size, a sentence each; nothing is read."""
+    return [problem for problem in map(_wrong_size, [folder] * len(files), files, files.values()) if problem]
 
 
 def _wrong_size(folder: Path, name: str, expected: Record) -> str | None:

@@ -62,7 +62,7 @@ def _check_training_state(folder: Path, names: list[str]) -> Progress:
         raise CheckpointError(f"{folder}: holds weights but no training state; to start from it as a base model, "
                               "set load.from to it and run.dir to a new folder")
     found = common["optimizer"].get("names")
-    if found != names:
+    if names and found != names:  # a rank whose part of the distributed optimizer is all padding has none
         raise CheckpointError(f"{folder}: holds the optimizer state {found}, this run's optimizer has {names}; restore "
                               "optim.optimizer, optim.momentum and model.precision, or start a new run from it: load.from set "
                               "to it and run.dir to a new folder")

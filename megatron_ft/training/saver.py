@@ -37,7 +37,7 @@ from megatron_ft.errors import CheckpointError, TrainingError
 from megatron_ft.runtime import agreement, checkpoint_files, hf_files
 from megatron_ft.runtime import checkpoint_layout as layout
 from megatron_ft.runtime.checkpoint_files import Record, readable
-from megatron_ft.training import checkpoint, optimizer_state, state_writer
+from megatron_ft.training import checkpoint, state_writer
 from megatron_ft.training.optimizer import whole_weights
 from megatron_ft.training.progress import Progress
 from megatron_ft.training.state_writer import Writing
@@ -117,7 +117,7 @@ class Saver:
             if not self._has_room():
                 self._refuse(partial, progress.step, due=due, last=last)
                 return
-            buckets = state_writer.copied(buckets, live_storages(chunks, optimizer))
+            buckets = state_writer.copied(buckets, state_writer.live_storages(chunks, optimizer))
         first = torch.distributed.get_rank() == 0
         writing = Writing(buckets, {partial / COMMON_STATE_FNAME: common} if first else {})
         self.overdue_since = None
@@ -142,11 +142,14 @@ class Saver:
 
     def wait(self) -> None:
         """Publish the save that is being written, as soon as all ranks have written their part."""
-        pending, self._pending = self._pending, None
+        pending = self._pending
         if pending is None:
             return
         started = time.perf_counter()
-        pending.writing.wait()
+        # In short turns: the rank that writes fastest must not wait in a collective for as long as the slowest one writes.
+        while not agreement.all_true(pending.writing.done):
+            pending.writing.wait(timeout_s=1.0)
+        self._pending = None
         try:
             self._finish(pending)
         except BaseException:
@@ -203,8 +206,10 @@ class Saver:
         if last or (due and self.overdue_since is not None):
             since = f", and since step {self.overdue_since} none could be saved" if self.overdue_since is not None else ""
             raise CheckpointError(f"{short}{since}; {advice}, then start the run again")
-        if due:
-            self.overdue_since = step
+        if not due:
+            return
+        self.overdue_since = step
+        if torch.distributed.get_rank() == 0:
             log.get().warning("%s. The run goes on and tries again after each step; if there is still no room when the next "
                               "checkpoint is due, it ends. %s", short, advice.capitalize())
 
@@ -225,7 +230,26 @@ class Saver:
 
     def _publish(self, pending: _Pending, records: dict[str, Record]) -> None:
         """On rank 0: complete the folder, make it last, give it its name, and only then remove others."""
-        partial, final = pending.partial, self._root / layout.folder_name(pending.step)
+        try:
+            unseen = checkpoint_files.wrong_sizes(pending.partial, records)
+            if unseen:
+                raise OSError(f"rank 0 does not see what others have written ({unseen[0]}): run.dir must be on a file system "
+                              "that their machines share")
+            self._complete(pending.partial, pending.manifest, records)
+            final = self._root / layout.folder_name(pending.step)
+            replaced = [checkpoint_files.hide(final)] if final.exists() else []  # steps that are done again after a resume
+            pending.partial.rename(final)
+            checkpoint_files.sync_folder(self._root)
+            layout.set_latest(self._root, pending.step)
+            checkpoint_files.sync_folder(self._root)
+        except OSError as error:
+            raise CheckpointError(f"the checkpoint of step {pending.step} could not be published: {error}; those before it "
+                                  f"stay in {self._root}") from error
+        best = pending.manifest.progress["best_step"] if self._keeps_best else None
+        self._remove(replaced + self._take_away(pending.step, best))
+
+    def _complete(self, partial: Path, manifest: layout.Manifest, records: dict[str, Record]) -> None:
+        """Add what is not tensors, and the manifest with every file's record; all of it outlives a crash of the machine."""
         save_config(CheckpointingConfig("torch_dist", 1), str(partial))
         if self._hf_source.is_dir():
             hf_files.copy_companions(self._hf_source, partial / layout.HF_FOLDER)
@@ -234,17 +258,10 @@ class Saver:
             if name not in records:
                 checkpoint_files.sync_file(path)
                 records[name] = checkpoint_files.record(path)
-        dataclasses.replace(pending.manifest, files=records).write(partial)
+        dataclasses.replace(manifest, files=records).write(partial)
         for folder in (partial / layout.HF_FOLDER, partial):
             if folder.is_dir():
                 checkpoint_files.sync_folder(folder)
-        replaced = [checkpoint_files.hide(final)] if final.exists() else []  # steps that are done again after a resume
-        partial.rename(final)
-        checkpoint_files.sync_folder(self._root)
-        layout.set_latest(self._root, pending.step)
-        checkpoint_files.sync_folder(self._root)
-        best = pending.manifest.progress["best_step"] if self._keeps_best else None
-        self._remove(replaced + self._take_away(pending.step, best))
 
     def _take_away(self, step: int, best: int | None) -> list[Path]:
         """Hide the checkpoints that are not to stay now that step's is complete; folders that are not ours are left alone."""
@@ -275,14 +292,3 @@ class Saver:
 def _delete(folders: list[Path]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)  # what stays is hidden, and the next save tries again
-
-
-def live_storages(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer) -> set[int]:
-    """Addresses of the memory that training changes: weights, fp32 weights and the optimizer's state."""
-    tensors: list[torch.Tensor] = [parameter for chunk in chunks for parameter in chunk.parameters()]
-    for part in optimizer_state.parts(optimizer):
-        for group in part.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = part.optimizer.state[parameter].values()
-                tensors += [parameter, *(tensor for tensor in state if isinstance(tensor, torch.Tensor))]
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}

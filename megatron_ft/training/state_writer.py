@@ -8,17 +8,21 @@ they do, copying, summing and writing bytes, holds Python's lock for moments onl
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_ft.runtime.checkpoint_files import Record, SummedFile
+from megatron_ft.training import optimizer_state
 
+_PATIENCE_S = 10.0
 Bucket = tuple[str, str, tuple[list[tuple[WriteItem, Any]], list[tuple[WriteItem, torch.Tensor]]]]
 """megatron-core's plan of one file: path, name, (objects, tensors)."""
 
@@ -39,6 +43,17 @@ def _copy(tensor: torch.Tensor, live: set[int]) -> torch.Tensor:
     if tensor.device.type != "cpu":
         return tensor.to("cpu", non_blocking=True)  # into pinned memory
     return tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor
+
+
+def live_storages(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer) -> set[int]:
+    """Addresses of the memory that training changes: weights, fp32 weights and the optimizer's state."""
+    tensors: list[torch.Tensor] = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    for part in optimizer_state.parts(optimizer):
+        for group in part.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = part.optimizer.state[parameter].values()
+                tensors += [parameter, *(tensor for tensor in state if isinstance(tensor, torch.Tensor))]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
 def bytes_of(buckets: Iterable[Bucket]) -> int:
@@ -75,15 +90,16 @@ class Writing:
         """Whether all files have been written, or given up."""
         return not any(thread.is_alive() for thread in self._threads)
 
-    def wait(self) -> None:
-        """Return when it is done."""
+    def wait(self, timeout_s: float) -> None:
+        """Return when it is done, or after that time."""
+        end = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
 
     def give_up(self) -> None:
-        """Write nothing more; return when the threads have ended."""
+        """Write nothing more; return when the threads have ended, or soon after: a disk may hang."""
         self._stop.set()
-        self.wait()
+        self.wait(timeout_s=_PATIENCE_S)
 
     def _guarded(self, job: Callable[[], None]) -> None:
         try:
