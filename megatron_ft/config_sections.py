@@ -179,7 +179,7 @@ class Validation(Section):
     every_steps: int = pydantic.Field(250, ge=0)
     """Steps between validations; also before the first step and after the last; 0: only those two."""
     max_steps: int = pydantic.Field(0, ge=0)
-    """Validate on at most this many steps' worth of rows; 0: all of data.valid."""
+    """Validate on at most this many steps' worth of rows of each tag; 0: all of data.valid."""
     patience: int = pydantic.Field(0, ge=0)
     """The run ends when the validation loss has not improved for this many validations in a row; 0: never."""
 
@@ -196,4 +196,4 @@ class Log(Section):
     peak_tflops: float = pydantic.Field(0.0, ge=0)
     """Dense matrix peak of one GPU in TFLOP/s, for MFU; 0: as the GPU's name says, and no MFU where it is unknown."""
     spike_factor: float = pydantic.Field(2.0, ge=0)
-    """A step whose loss is above this times the mean of the 50 before has its documents written to spikes.jsonl; 0: none."""
+    """A step whose loss is above this times the mean of the (10 to) 50 before has its documents in spikes.jsonl; 0: none."""

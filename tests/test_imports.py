@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "megatron_ft"
 FRONT = {"config", "config_sections", "errors", "log", "cli"}
 ORDER = ["data", "curation", "families", "runtime", "training", "conversion", "evaluation"]
-ENTRIES = {"train", "evaluate", "plan"}
+ENTRIES = {"train", "evaluate", "plan", "report"}
 """Commands (`python -m megatron_ft.NAME`): they may import everything, nothing imports them."""
 FORBIDDEN = {"data": {"families", "runtime", "training", "conversion", "evaluation"},
              "families": {"data", "curation", "runtime", "training", "conversion", "evaluation"},
@@ -75,6 +75,7 @@ def test_evaluation_needs_only_templates_of_data_and_no_megatron(path):
     ("megatron_ft.conversion.lora_to_hf", "megatron"),
     ("megatron_ft.evaluate, megatron_ft.evaluation.run", "torch"),
     ("megatron_ft.train", "torch"),
+    ("megatron_ft.report, megatron_ft.training.report_page", "torch"),
 ])
 def test_heavy_packages_are_not_loaded_where_they_are_not_needed(modules, unwanted):
     code = f"import sys, {modules}; sys.exit({unwanted!r} in sys.modules)"

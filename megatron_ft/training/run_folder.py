@@ -33,8 +33,9 @@ METRICS_FIELDS = {
     "data_seconds_per_step": "of these, what rank 0 spent on making its batches",
     "supervised_share": "supervised tokens / documents' tokens",
     "padding_share": "positions of the rows that hold no document",
-    "memory_bytes": "of the rank that has used most, the most so far: allocated by torch on CUDA, resident on the CPU",
-    "reserved_bytes": "of the rank that has used most, the most that torch has taken from the GPU so far; only on CUDA",
+    "memory_bytes": "of the rank that has used most, the most since the process started: allocated by torch on CUDA, resident "
+                    "on the CPU",
+    "reserved_bytes": "of the rank that has taken most, the most that torch has taken from the GPU; only on CUDA",
     "epoch": "passes over the training documents",
     "rows": "packed rows read",
     "eta_s": "seconds until the last step at the pace of these steps",
