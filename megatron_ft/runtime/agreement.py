@@ -17,6 +17,14 @@ def gather(value: T) -> list[T]:
     return found
 
 
+def to_first(value: T) -> list[T]:
+    """Every rank's value, by rank, on rank 0; an empty list on the others."""
+    first = torch.distributed.get_rank() == 0
+    found: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
+    torch.distributed.gather_object(value, found, dst=0)
+    return found or []
+
+
 def from_first(value: T) -> T:
     """Rank 0's value, on every rank; what the others pass does not matter."""
     box = [value]

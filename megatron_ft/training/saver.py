@@ -9,27 +9,22 @@
 from __future__ import annotations
 
 import dataclasses
-import queue
 import shutil
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
-from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_ft import log
 from megatron_ft.config import Checkpoint
@@ -40,11 +35,10 @@ from megatron_ft.runtime.checkpoint_files import Record, readable
 from megatron_ft.training import checkpoint, state_writer
 from megatron_ft.training.optimizer import whole_weights
 from megatron_ft.training.progress import Progress
-from megatron_ft.training.state_writer import Writing
+from megatron_ft.training.state_writer import Plan, PlanStrategy, Writing
 
 _SPARE_BYTES = 16 * 2**20
 """Room for what is not tensors: metadata, tokenizer, the file system's own."""
-_FILES_PER_RANK = 2
 
 
 @dataclasses.dataclass
@@ -54,9 +48,7 @@ class _Pending:
     step: int
     partial: Path
     manifest: layout.Manifest
-    request: AsyncRequest
-    results: queue.Queue[Any]
-    """Where megatron-core's last part of the request looks for what was written."""
+    plan: Plan
     writing: Writing
     started: float
     held_up_s: float
@@ -79,10 +71,9 @@ class Saver:
         """
         self._root, self._settings, self._hf_source, self._keeps_best = root, settings, hf_source, keeps_best
         self._other_future = {step for step in layout.saved_steps(root) if step > resumed}
-        strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=_FILES_PER_RANK)
-        # Without it data-parallel rank 0 would write all that its replicas hold too.
+        # Without the wrapper data-parallel rank 0 would write all that its replicas hold too.
         self._strategy = FullyParallelSaveStrategyWrapper(
-            strategy, parallel_state.get_data_parallel_group(with_context_parallel=True), do_cache_distribution=True)
+            PlanStrategy(), parallel_state.get_data_parallel_group(with_context_parallel=True), do_cache_distribution=True)
         self._pending: _Pending | None = None
         self._removal: threading.Thread | None = None
         self._needed = 0
@@ -111,19 +102,18 @@ class Saver:
             return
         agreement.together(lambda: self._make_folder(partial), kind=CheckpointError, first_only=True)
         with whole_weights(chunks):
-            request, results, common = self._plan(chunks, optimizer, progress, partial)
-            buckets = list(request.async_fn_args[1]) if request.async_fn_args else []
-            self._needed = agreement.total(state_writer.bytes_of(buckets)) + _SPARE_BYTES
+            state, common = save_preprocess(checkpoint.run_state(chunks, optimizer, progress), validate_access_integrity=False)
+            plan = self._strategy.async_save(state, partial)
+            self._needed = agreement.total(state_writer.bytes_of(plan.buckets)) + _SPARE_BYTES
             if not self._has_room():
                 self._refuse(partial, progress.step, due=due, last=last)
                 return
-            buckets = state_writer.copied(buckets, state_writer.live_storages(chunks, optimizer))
+            copies = state_writer.copied(plan.buckets, state_writer.live_storages(chunks, optimizer))
         first = torch.distributed.get_rank() == 0
-        writing = Writing(buckets, {partial / COMMON_STATE_FNAME: common} if first else {})
+        writing = Writing(copies, {partial / COMMON_STATE_FNAME: common} if first else {})
         self.overdue_since = None
         manifest = dataclasses.replace(manifest, progress={**manifest.progress, **dataclasses.asdict(progress)})
-        self._pending = _Pending(progress.step, partial, manifest, request, results, writing, started,
-                                 time.perf_counter() - started)
+        self._pending = _Pending(progress.step, partial, manifest, plan, writing, started, time.perf_counter() - started)
         if last or not self._settings.asynchronous:
             self.wait()
 
@@ -177,15 +167,6 @@ class Saver:
         elif self._pending is not None:
             self._pending.writing.give_up()
 
-    def _plan(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, progress: Progress,
-              partial: Path) -> tuple[AsyncRequest, queue.Queue[Any], dict[str, Any]]:
-        """Who writes what: the request, where its last part looks for results, and what is the same on all ranks."""
-        results: queue.Queue[Any] = queue.Queue()
-        # Where megatron-core would start a server process to pass the writers' results on.
-        filesystem_async._results_queue = results
-        tensors, common = save_preprocess(checkpoint.run_state(chunks, optimizer, progress), validate_access_integrity=False)
-        return self._strategy.async_save(tensors, partial), results, common
-
     def _make_folder(self, partial: Path) -> None:
         self._join_removal()
         for left in checkpoint_files.leftovers(self._root):
@@ -218,23 +199,22 @@ class Saver:
         agreement.raise_first(f"the checkpoint of step {pending.step} could not be written: {type(errors[0]).__name__}: "
                               f"{errors[0]}; those before it stay in {self._root}. Make room or mend the disk, then start the "
                               "run again" if errors else None, kind=CheckpointError, cause=errors[0] if errors else None)
-        pending.results.put(pending.writing.results)
-        records = {name: record for each in agreement.gather(pending.writing.records) for name, record in each.items()}
-        try:
-            for finalize in pending.request.finalize_fns:
-                finalize()
-        except CheckpointException as error:
-            raise CheckpointError(f"the checkpoint of step {pending.step} could not be finished: {error}; those before it stay "
-                                  f"in {self._root}") from error
-        agreement.together(lambda: self._publish(pending, records), kind=CheckpointError, first_only=True)
+        written = agreement.to_first((pending.writing.results, pending.writing.records))
+        agreement.together(lambda: self._publish(pending, written), kind=CheckpointError, first_only=True)
 
-    def _publish(self, pending: _Pending, records: dict[str, Record]) -> None:
-        """On rank 0: complete the folder, make it last, give it its name, and only then remove others."""
+    def _publish(self, pending: _Pending, written: list[tuple[list[WriteResult], dict[str, Record]]]) -> None:
+        """On rank 0: complete the folder, give it its name, and only then remove others.
+
+        Args:
+            written: of each rank, where its items lie and what its files are.
+        """
+        records = {name: record for _, of_rank in written for name, record in of_rank.items()}
         try:
             unseen = checkpoint_files.wrong_sizes(pending.partial, records)
             if unseen:
                 raise OSError(f"rank 0 does not see what others have written ({unseen[0]}): run.dir must be on a file system "
                               "that their machines share")
+            pending.plan.writer.finish(pending.plan.metadata, [results for results, _ in written])
             self._complete(pending.partial, pending.manifest, records)
             final = self._root / layout.folder_name(pending.step)
             replaced = [checkpoint_files.hide(final)] if final.exists() else []  # steps that are done again after a resume

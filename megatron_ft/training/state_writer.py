@@ -7,6 +7,8 @@ they do, copying, summing and writing bytes, holds Python's lock for moments onl
 
 from __future__ import annotations
 
+import dataclasses
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -23,8 +29,36 @@ from megatron_ft.runtime.checkpoint_files import Record, SummedFile
 from megatron_ft.training import optimizer_state
 
 _PATIENCE_S = 10.0
+_FILES_PER_RANK = 2
 Bucket = tuple[str, str, tuple[list[tuple[WriteItem, Any]], list[tuple[WriteItem, torch.Tensor]]]]
 """megatron-core's plan of one file: path, name, (objects, tensors)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Who writes what: this rank's files, and on rank 0 what makes `.metadata` of what all have written."""
+
+    writer: FileSystemWriterAsync
+    metadata: Metadata | None
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """This rank's files; their tensors are those that training goes on to change."""
+        return self.writer.write_buckets
+
+
+class PlanStrategy(TorchDistSaveShardedStrategy):
+    """megatron-core's strategy up to its plan, in place of the request that its own processes would carry out."""
+
+    def __init__(self) -> None:
+        super().__init__("torch_dist", 1, thread_count=_FILES_PER_RANK)
+        filesystem_async._results_queue = queue.Queue()  # else planning starts a server process to pass results on
+
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, save_state_dict_ret: Sequence[Any]) -> Plan:
+        metadata = save_state_dict_ret[1]
+        if metadata is not None:
+            del metadata.all_local_plans  # many times what a load needs, and every rank would read it
+        return Plan(writer, metadata)
 
 
 def copied(buckets: Iterable[Bucket], live: set[int]) -> list[Bucket]:
@@ -73,12 +107,11 @@ class Writing:
         """
         self.records: dict[str, Record] = {}
         """Name -> size and sum of each file that has been written to its end."""
-        self.results: dict[int, list[WriteResult]] = {}
-        """Where each item lies, by number of the bucket: megatron-core's form."""
+        self.results: list[WriteResult] = []
+        """Where each item lies."""
         self.errors: list[BaseException] = []
         self._stop = threading.Event()
-        jobs: list[Callable[[], None]] = [lambda number=number, bucket=bucket: self._write_bucket(number, bucket)
-                                          for number, bucket in enumerate(buckets)]
+        jobs: list[Callable[[], None]] = [lambda bucket=bucket: self._write_bucket(bucket) for bucket in buckets]
         jobs += [lambda path=path, value=value: self._write_object(path, value) for path, value in more.items()]
         # As daemons they end with the process, however it ends.
         self._threads = [threading.Thread(target=self._guarded, args=(job,), name="checkpoint", daemon=True) for job in jobs]
@@ -107,10 +140,11 @@ class Writing:
         except Exception as error:  # noqa: BLE001 - it is raised on all ranks at the next step
             self.errors.append(error)
 
-    def _write_bucket(self, number: int, bucket: Bucket) -> None:
+    def _write_bucket(self, bucket: Bucket) -> None:
         path, name, (objects, tensors) = bucket
         with SummedFile(Path(path), stop=self._stop) as stream:
-            self.results[number] = [_write_item(stream, name, item, value) for item, value in (*objects, *tensors)]
+            results = [_write_item(stream, name, item, value) for item, value in (*objects, *tensors)]
+        self.results += results
         self.records[name] = stream.record()
 
     def _write_object(self, path: Path, value: Any) -> None:

@@ -61,12 +61,14 @@ def _differing(direct: Any, converted: Any, *, parallel: dict[str, Any], precisi
 
 
 def train(process: Process, *, config: dict[str, Any], writes_wait_until: int | None = None,
-          cannot_write: list[int] | None = None, free_bytes: dict[int, int] | None = None) -> dict[str, Any]:
+          cannot_write: list[int] | None = None, free_bytes: dict[int, int] | None = None,
+          own_disks: bool = False) -> dict[str, Any]:
     """A whole run with trouble; what `latest` said before each step, and the error that ended it with its cause.
 
     Args:
         writes_wait_until: the first save's files are written only once this step (counted from 0) begins.
         cannot_write: [rank, step]: the checkpoint of that step cannot be written by that rank, beyond 100 kB a file.
+        own_disks: other ranks' files are not there for rank 0.
         free_bytes: step -> what the disk is said to have free from then on.
     """
     from megatron_ft.runtime import checkpoint_files
@@ -90,8 +92,16 @@ def train(process: Process, *, config: dict[str, Any], writes_wait_until: int | 
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
         return write(stream, data)
 
+    record = checkpoint_files.SummedFile.record
+
+    def record_elsewhere(stream: Any) -> Any:
+        if own_disks and process.rank:
+            stream.path.unlink()
+        return record(stream)
+
     try:
         with (_hooked(before), _replaced(checkpoint_files.SummedFile, "write", write_late),
+              _replaced(checkpoint_files.SummedFile, "record", record_elsewhere),
               _replaced(checkpoint_files, "free_bytes", lambda _: free[0])):
             loop.train(checked, "cpu")
     except CheckpointError as error:

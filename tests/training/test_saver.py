@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_write_that_fails_on_one_rank_ends_the_run_on_all_and_is_never_publish
     assert steps(root) == [2] and checkpoint_layout.latest(root).name == "iter_0000002"
     assert not list(root.glob(".*")), "nothing half-written is left"
     assert [line["step"] for line in run(pool, 2, settings) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_machines_that_do_not_share_the_runs_folder_are_noticed(pool, bases, dataset, tmp_path):
+    settings = {**config(bases("starcoder", "mqa")[1], dataset, tmp_path, run__steps=2), "parallel": {"tp": 2}}
+    for rank in pool.run(2, TRAIN, config=settings, own_disks=True):
+        assert re.search("step 2 could not be published: rank 0 does not see what others have written .__1_[01].distcp is "
+                         "missing.: run.dir must be on a file system that their machines share", rank["error"])
+    assert checkpoint_layout.saved_steps(tmp_path / "checkpoints") == []
 
 
 def test_a_save_without_room_is_made_up_for_as_soon_as_there_is(pool, bases, dataset, tmp_path):
