@@ -42,7 +42,7 @@ class Runtime(Section):
     timeout_minutes: float = pydantic.Field(10.0, gt=0)
     """How long a collective waits for a rank before the job is ended."""
     dead_rank_seconds: float = pydantic.Field(30.0, ge=0)
-    """A rank that has not been heard of for this long ends the job on all others; 0: never."""
+    """A machine that does not answer for this long counts as dead, which ends the job; 0: no death of a rank is watched for."""
 
 
 class Load(Section):

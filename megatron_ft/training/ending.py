@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from megatron_ft import cli
+from megatron_ft.errors import TrainingError
 
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 STEPS_REMEMBERED = 8
@@ -88,6 +89,17 @@ class Ending:
         self._limit_s, self._age_s = limit_s if keeps_time else 0.0, age_s
         self._limit_minutes = limit_s / 60
         self._steps_s: collections.deque[float] = collections.deque(maxlen=STEPS_REMEMBERED)
+
+    def begin(self, sums: Sequence[float]) -> None:
+        """Hear what ranks were told while the run was loaded; from now on there is work that Ctrl-C must not throw away.
+
+        TrainingError where the time is up before the first step: queued again, the run would never get further.
+        """
+        self.signals.is_training = True
+        self.hear(sums)
+        if sums[2]:
+            raise TrainingError(f"run.max_minutes: {self._limit_minutes:g} minutes were over before the first step, and would "
+                                "be each time the run is started again; raise it")
 
     def took(self, step_s: float) -> None:
         """Take note of a step's duration."""

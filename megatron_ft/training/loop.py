@@ -48,19 +48,19 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
                                           resumed=progress.step, keeps_best=config.validation.patience > 0))
         metrics = stack.enter_context(Metrics(config, plan, setup.architecture, place, first_step=progress.step))
         watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
-        setup.loader.position, saved = progress.rows, progress.step
-        ending.signals.is_training = True
-        ending.hear(agreement.totals(ending.told()))  # what came while the model was loaded
+        setup.loader.position, saved = progress.rows, progress
+        ending.begin(agreement.totals(ending.told()))
         while True:
             if validation_is_due(setup, progress) and not ending.agreed:
                 progress = validate(setup, chunks, place, metrics, ending, progress)
             end = end_of(setup, progress, ending)
             saver.poll()
             is_due = due(progress.step, config.checkpoint.every_steps, plan.steps)
-            if progress.step != saved and (is_due or end is not None or saver.overdue_since is not None):
+            is_new = progress.step != saved.step or (end is not None and progress.step > 0 and progress != saved)
+            if is_new and (is_due or end is not None or saver.overdue_since is not None):
                 save(setup, saver, chunks, adam, progress, due=is_due, last=end is not None)
                 metrics.event("checkpoint", progress.step)
-                saved, ending.save_s = progress.step, saver.longest_s
+                saved, ending.save_s = progress, saver.longest_s
             if end is not None:
                 break
             started = time.perf_counter()

@@ -41,8 +41,9 @@ class Metrics:
         self._dir = Path(config.run.dir)
         self._dir.mkdir(parents=True, exist_ok=True)
         before = run_folder.read(self._dir / run_folder.METRICS)
-        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=first_step)
-        run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=first_step)
+        last = first_step or -1  # a new start validates before its first step again
+        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=last)
+        run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=last)
         run_folder.keep(self._dir / run_folder.EVENTS, up_to_step=float("inf"))
         self._trackers = trackers.start(config, first_step=first_step, before=before, kept=kept)
         # A batch job's log has its lines from `step`; a bar in it would only repeat them.

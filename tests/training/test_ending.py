@@ -19,6 +19,7 @@ from megatron_ft import cli
 from megatron_ft.runtime import checkpoint_layout
 from megatron_ft.runtime.groups import free_port
 from megatron_ft.training.ending import Ending, process_age
+from tests.processes import TaskError
 from tests.training.runs import STEPS, config, curve, run, tensors
 
 PROGRAMS = "tests.training.ending_programs:"
@@ -162,6 +163,12 @@ def test_rank_0s_clock_ends_the_run_with_a_checkpoint(pool, settings, tmp_path):
     assert checkpoint_layout.find(tmp_path / "run" / "checkpoints").name == "iter_0000003"
 
 
+def test_a_time_limit_that_leaves_no_time_for_a_step_is_refused(pool, settings):
+    """As something to be queued again it would be queued for ever."""
+    with pytest.raises(TaskError, match="TrainingError: run.max_minutes: 5 minutes were over before the first step, and would"):
+        pool.run(1, PROGRAMS + "timed", config={**settings, "parallel": {}}, limit_s=300.0, step_ages_s=[301.0])
+
+
 def test_a_run_ends_when_validation_no_longer_improves_also_across_a_resume(pool, settings, tmp_path):
     settings["validation"].update(every_steps=1, patience=2)
     settings["checkpoint"].update(every_steps=1, keep_last=1)
@@ -178,6 +185,17 @@ def test_a_run_ends_when_validation_no_longer_improves_also_across_a_resume(pool
     assert (progress["best_loss"], progress["best_step"], progress["validated"]) == (4.0, 1, 3)
     [again] = pool.run(1, PROGRAMS + "validated", config={**settings, "parallel": {}}, losses=[3.0])
     assert again == {**end, "left": 1}, "started again, it is still done"
+
+
+def test_a_last_validation_that_was_broken_off_is_made_up_for_once(pool, settings, tmp_path):
+    settings = {**settings, "parallel": {}}
+    settings["run"]["steps"], settings["validation"]["every_steps"] = 2, 0
+    [cut] = pool.run(1, PROGRAMS + "validated", config=settings, losses=[5.0, 4.0], cut=1)
+    assert cut["why"].startswith("ended after step 2 of 2: told to end by")
+    ends = [pool.run(1, PROGRAMS + "validated", config=settings, losses=[4.5])[0] for _ in range(2)]
+    assert [(end["why"], end["exit_code"], end["left"]) for end in ends] == [("done: 2 steps", 0, 0), ("done: 2 steps", 0, 1)]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert curve(lines, "valid_loss") == [5.0, 4.5]
 
 
 def test_steps_that_come_to_nothing_are_skipped_and_several_in_a_row_end_the_run(pool, settings, tmp_path):
