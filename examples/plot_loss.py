@@ -27,7 +27,7 @@ def read_losses(run: Path, key: str) -> tuple[list[int], list[float]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the run.dir of a training run")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [(row["step"], row[key]) for row in rows if key in row]
+    found = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     return [step for step, _ in found], [value for _, value in found]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import importlib.metadata
 import platform
 import sys
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 
 import torch
 
-import megatron_ft
 from megatron_ft import log
 from megatron_ft.config import Config
 from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime.checkpoint_layout import package_versions
 from megatron_ft.runtime.groups import Place
 from megatron_ft.training import run_folder, throughput, trackers
 from megatron_ft.training.plan import Plan
@@ -41,9 +39,8 @@ class Metrics:
         self._dir = Path(config.run.dir)
         self._dir.mkdir(parents=True, exist_ok=True)
         before = run_folder.read(self._dir / run_folder.METRICS)
-        last = first_step or -1  # a new start validates before its first step again
-        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=last)
-        run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=last)
+        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=first_step)
+        run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=first_step)
         run_folder.keep(self._dir / run_folder.EVENTS, up_to_step=float("inf"))
         self._trackers = trackers.start(config, first_step=first_step, before=before, kept=kept)
         # A batch job's log has its lines from `step`; a bar in it would only repeat them.
@@ -140,9 +137,5 @@ def described(line: dict[str, Any]) -> str:
 
 
 def _versions(place: Place) -> dict[str, str]:
-    found = {"megatron_ft": megatron_ft.__version__, "python": platform.python_version()}
-    for package in ("torch", "megatron-core", "transformers", "numpy", "transformer-engine"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    found["device"] = f"{place.size} x {torch.cuda.get_device_name()}" if place.device == "cuda" else f"{place.size} x CPU"
-    return found
+    device = torch.cuda.get_device_name() if place.device == "cuda" else "CPU"
+    return {"device": f"{place.size} x {device}", "python": platform.python_version(), **package_versions()}

@@ -10,11 +10,11 @@ import pytest
 
 from megatron_ft.config import parse
 from megatron_ft.data.indexed import open_dataset
-from megatron_ft.errors import ConfigError
+from megatron_ft.errors import ConfigError, TrainingError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout
 from megatron_ft.runtime.device import Process
-from megatron_ft.training import flops, run_folder, setup
+from megatron_ft.training import flops, report_page, run_folder, run_record, setup, trackers
 from megatron_ft.training.step import StepResult, Totals
 from megatron_ft.training.throughput import Interval
 from tests.training.runs import STEPS, config, curve, run
@@ -96,6 +96,16 @@ def test_memory_is_the_largest_of_all_ranks_and_never_falls(pool, watched):
     assert pool.run(4, "tests.training.watch_programs:largest", memory=[(5, 9), (7, 3), (2, 4), (6, 1)]) == [(7, 9)] * 4
 
 
+def test_the_report_of_a_real_run(watched):
+    folder, _, settings = watched
+    record = run_record.read(folder)
+    assert [(each.step, each.missing, each.is_latest) for each in record.checkpoints] == [(3, [], False), (6, [], True)]
+    assert record.settings["run.steps"] == str(STEPS) and set(record.settings) == set(run_record.defaults())
+    text = report_page.page([record])
+    for words in ("done: 6 steps (exit code 0)", "4 x CPU", "4 processes = 2 tp x 1 pp x 2 dp", "loss by tag", ">MFU<"):
+        assert words in text
+
+
 def test_each_tag_has_the_loss_that_its_documents_have_alone(pool, watched, bases, dataset, tmp_path):
     """Alone, at another layout and in other rows."""
     _, lines, settings = watched
@@ -149,6 +159,18 @@ def test_wandb_that_is_not_installed_is_an_error_before_the_run(bases, dataset, 
     settings = parse(config(bases("llama", "gqa")[1], dataset, tmp_path, log__wandb_project="mine"))
     with pytest.raises(ConfigError, match="log.wandb_project: 'mine' asks for .* not installed; pip install wandb"):
         setup.prepare(settings, Process(0, 1, 0, 1, "127.0.0.1", 0))
+
+
+def test_wandb_that_does_not_start_says_what_to_do(bases, dataset, tmp_path, monkeypatch):
+    """Online without a key, as on a machine where nobody has logged in."""
+    import wandb
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    settings = config(bases("llama", "gqa")[1], dataset, tmp_path, log__wandb_project="mine", log__wandb_mode="online")
+    with pytest.raises(TrainingError, match="log.wandb_project: Weights & Biases did not start .* use log.wandb_mode=offline"):
+        trackers.WandB(parse(settings), before=[], kept=[])
+    wandb.teardown()
 
 
 def test_files_that_a_kill_cut_off_are_read_and_go_on(tmp_path):
