@@ -15,7 +15,7 @@ from types import TracebackType
 
 HIDDEN_PARTIAL, HIDDEN_REMOVED = ".{}.partial", ".{}.removed"
 """A checkpoint that is being written, and one that is being removed; the braces stand for its name."""
-_HIDDEN = re.compile(r"\.iter_\d{7,}\.(partial|removed)")
+_HIDDEN = re.compile(r"\.iter_\d{7,}\.(partial|removed)|\.latest_checkpointed_iteration\.txt\.\w+")
 _CHUNK_BYTES = 16 * 2**20
 _READERS = 4  # files that one rank reads at a time: one stream does not fill a parallel file system's bandwidth
 
@@ -188,8 +188,16 @@ def hide(folder: Path) -> Path:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """Hidden folders that a process which was killed has left in a checkpoint root: half-written, or half-deleted."""
+    """What a process that was killed has left hidden in a checkpoint root: half-written, half-deleted, not yet renamed."""
     return [path for path in root.iterdir() if _HIDDEN.fullmatch(path.name)] if root.is_dir() else []
+
+
+def delete(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def readable(size: int) -> str:

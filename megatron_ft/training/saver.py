@@ -170,7 +170,7 @@ class Saver:
     def _make_folder(self, partial: Path) -> None:
         self._join_removal()
         for left in checkpoint_files.leftovers(self._root):
-            shutil.rmtree(left)
+            checkpoint_files.delete(left)
         partial.mkdir(parents=True)
 
     def _has_room(self) -> bool:
