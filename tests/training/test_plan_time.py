@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from megatron_ft import families
-from megatron_ft.config import parse
+from megatron_ft.config import parse, read
 from megatron_ft.errors import ConfigError
 from megatron_ft.training import gpus, layout_search
 from megatron_ft.training.estimate import estimate
@@ -111,6 +111,33 @@ def test_what_does_not_fit_says_where_the_bytes_are():
     with pytest.raises(ConfigError, match=r"a100-80g: stage 0 needs 1\d\d\.\d GiB per GPU \(weights 12\.6, gradients 25\.1, "
                                           r"optimizer 75\.3, .* but a GPU has 79\.1 GiB"):
         one.require_fit()
+
+
+def test_a_gpu_must_hold_the_reserve_too():
+    one = llama(4, parallel__tp=4)
+    exact = dataclasses.replace(A100, memory_bytes=one.fullest.total)
+    assert llama(4, exact, parallel__tp=4).fits
+    assert not llama(4, dataclasses.replace(exact, memory_bytes=one.fullest.total - 1), parallel__tp=4).fits
+    assert one.fullest.reserve == pytest.approx(0.9 * GIB + 0.05 * (one.fullest.activations + one.fullest.temporary), abs=9)
+
+
+def test_the_roots_that_adam_makes_count_where_activations_are_fewer():
+    """fp32 roots of all second moments, while no activation is alive."""
+    short = llama(1, data__row_tokens=16, data__rows_per_step=1)
+    stage = short.fullest
+    assert stage.temporary == 4 * stage.state.optimizer_elements - stage.activations
+    assert llama(1).fullest.temporary < 4 * stage.state.optimizer_elements - stage.activations
+
+
+def test_what_to_write_for_a_layout_gives_that_layout(tmp_path):
+    own = {"memory__layers": 2, "memory__modules": ("mlp",)}
+    (tmp_path / "own.toml").write_text(config(**own).to_toml(), encoding="utf-8")
+    for change in ({"memory__recompute": "full", "memory__layers": 1}, {"memory__recompute": "selective"},
+                   {"memory__recompute": "selective", "memory__modules": ("layernorm", "mlp"), "data__rows_per_micro_batch": 2},
+                   {"parallel__pp": 2, "parallel__stage_layers": (17, 15), "parallel__tp": 2,
+                    "parallel__sequence_parallel": True}):
+        wanted = config(**{**own, **change})
+        assert read(tmp_path / "own.toml", overrides(wanted, config(**own))) == wanted, change
 
 
 def test_the_search_finds_only_what_fits_best_first_and_the_configs_own_layout():
