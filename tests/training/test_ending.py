@@ -70,7 +70,9 @@ def test_a_process_is_older_than_its_imports():
 def ended(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", "import os, signal, subprocess, sys, time\n"
                            "from megatron_ft.training.ending import Signals\nsignals = Signals(speaks=True)\n"
-                           "signals.listen()\n" + code], capture_output=True, text=True, timeout=60)
+                           "signals.listen()\n" + code], capture_output=True, text=True, timeout=60,
+                          # pytest itself may be a background job, which ignores Ctrl-C and lets its children inherit that
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_signals_are_counted_and_end_nothing_also_at_the_very_end():
