@@ -69,6 +69,7 @@ def test_evaluation_needs_only_templates_of_data_and_no_megatron(path):
 @pytest.mark.parametrize("modules, unwanted", [
     ("megatron_ft.config, megatron_ft.cli, megatron_ft.log", "torch"),
     ("megatron_ft.families, megatron_ft.training.plan, megatron_ft.runtime.checkpoint_layout", "torch"),
+    ("megatron_ft.plan, megatron_ft.training.layout_search, megatron_ft.training.run_data", "torch"),
     ("megatron_ft.data.build, megatron_ft.data.indexed, megatron_ft.data.pack", "torch"),
     ("megatron_ft.curation.filter_commits, megatron_ft.curation.deduplicate, megatron_ft.curation.decontaminate", "torch"),
     ("megatron_ft.conversion.hf_to_megatron, megatron_ft.conversion.megatron_to_hf, megatron_ft.conversion.verify", "megatron"),
