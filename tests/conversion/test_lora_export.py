@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ft.config import Lora
-from megatron_ft.conversion import lora_to_hf, megatron_to_hf
+from megatron_ft.conversion import lora_to_hf, megatron_to_hf, verify
 from megatron_ft.errors import CheckpointError, ConfigError
 from tests.conversion.test_scripts import run
 from tests.small_models import VARIANTS
@@ -24,9 +24,7 @@ LAYOUTS = {"one rank": {}, "tp2, sequence parallel": {"tp": 2, "sequence_paralle
 
 
 def documents(vocabulary: int) -> list[torch.Tensor]:
-    from megatron_ft.conversion.verify import SEED
-
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(verify.SEED)
     return [torch.randint(0, vocabulary, (length,), generator=generator) for length in LENGTHS]
 
 
@@ -146,15 +144,14 @@ def test_adapters_of_a_bf16_run_are_added_in_float32(bases, tmp_path):
     torch.testing.assert_close(merged["transformer.h.2.mlp.c_fc.weight"], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_commands_export_adapters_and_verify_reads_them_on_their_base(exported, tmp_path):
+def test_the_command_exports_adapters_and_verify_takes_them_for_the_model_on_their_base(exported, tmp_path):
     hf, checkpoints, _, merged = exported("llama", "gqa")
+    assert verify.checked(merged, checkpoints)[0].name == "iter_0000007"
     said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--base", hf)
     assert said.returncode == 2 and "--base goes with --lora" in said.stderr
     said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--lora", "adapter")
     assert said.returncode == 0, said.stderr
     assert "adapters of rank 5 on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj in float32" in said.stderr
-    said = run("verify.py", "--hf", merged, "--checkpoint", checkpoints)
-    assert said.returncode == 0 and "EQUAL (tolerance 0.0001)" in said.stdout, said.stderr[-3000:]
 
 
 def test_the_form_is_asked_for(exported, tmp_path):

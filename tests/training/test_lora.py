@@ -108,11 +108,11 @@ def one_rank(pool, bases, dataset, tmp_path_factory):
 @pytest.mark.parametrize("size", LAYOUTS)
 @pytest.mark.parametrize("family", VARIANTS)
 def test_the_layout_does_not_matter(pool, bases, dataset, one_rank, tmp_path, family, size):
-    tree, expected = settings(bases, dataset, tmp_path, family, run__steps=4), one_rank(family)[1]
+    tree, expected = settings(bases, dataset, tmp_path, family, run__steps=3), one_rank(family)[1]
     curves = pool.run(size, "tests.training.programs:curves", config=tree, layouts=list(LAYOUTS[size].values()))[0]
     for name, found in zip(LAYOUTS[size], curves, strict=True):
-        assert [loss for loss, _ in found] == pytest.approx(curve(expected)[:4], rel=2e-5), name
-        assert [norm for _, norm in found] == pytest.approx(curve(expected, "grad_norm")[:4], rel=1e-4), name
+        assert [loss for loss, _ in found] == pytest.approx(curve(expected)[:3], rel=2e-5), name
+        assert [norm for _, norm in found] == pytest.approx(curve(expected, "grad_norm")[:3], rel=1e-4), name
     assert curve(expected)[-1] < curve(expected)[0] - 0.1, "it must have learnt something"
 
 
@@ -131,8 +131,8 @@ def test_a_checkpoint_holds_the_adapters_and_their_state_alone(bases, one_rank):
     assert manifest.source["base"] == str(bases("llama", VARIANTS["llama"])[1] / "release")
 
 
-@pytest.mark.parametrize("size, layout", [(1, {}), (4, {"parallel": TP2_PP2_SP}), (2, {"model": {"precision": "bf16"}})],
-                         ids=["one rank", "tp2 x pp2 x sp", "dp2, bf16"])
+@pytest.mark.parametrize("size, layout", [(4, {"parallel": TP2_PP2_SP}), (2, {"model": {"precision": "bf16"}})],
+                         ids=["tp2 x pp2 x sp", "dp2, bf16"])
 def test_training_leaves_the_base_bit_for_bit_and_trains_adapters_alone(pool, bases, dataset, tmp_path, size, layout):
     tree = settings(bases, dataset, tmp_path)
     tree = {**tree, **{section: {**tree.get(section, {}), **values} for section, values in layout.items()}}
@@ -166,17 +166,15 @@ def test_every_layout_starts_with_the_same_adapters(pool, bases):
     assert len({tuple(numbers) for numbers in firsts}) == len(firsts), "each linear of each layer has its own"
 
 
-@pytest.mark.parametrize("size, parallel, precision", [(4, TP2_PP2_SP, "fp32"), (4, {"tp": 2}, "bf16")],
-                         ids=["tp2 x pp2 x sp", "tp2 x dp2, bf16"])
-def test_resume_is_exact_with_dropout_of_the_adapters(pool, bases, dataset, tmp_path, size, parallel, precision):
+def test_resume_is_exact_with_dropout_of_the_adapters(pool, bases, dataset, tmp_path):
     def of(name: str) -> dict:
-        tree = settings(bases, dataset, tmp_path / name, lora__dropout=0.2, model__precision=precision, run__steps=4,
+        tree = settings(bases, dataset, tmp_path / name, lora__dropout=0.2, model__precision="bf16", run__steps=4,
                         checkpoint__every_steps=2, validation__every_steps=0)
-        return {**tree, "parallel": parallel}
+        return {**tree, "parallel": {"tp": 2}}
 
-    whole = run(pool, size, of("whole"))
-    run(pool, size, of("cut"), stop_after=3)  # one step after the checkpoint of step 2
-    cut = run(pool, size, of("cut"))
+    whole = run(pool, 4, of("whole"))
+    run(pool, 4, of("cut"), stop_after=3)  # one step after the checkpoint of step 2
+    cut = run(pool, 4, of("cut"))
     assert curve(cut) == curve(whole) and curve(cut, "valid_loss") == curve(whole, "valid_loss")
     expected, found = (tensors(tmp_path / name / "checkpoints" / "iter_0000004") for name in ("whole", "cut"))
     assert set(found) == set(expected)
