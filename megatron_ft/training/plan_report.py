@@ -53,7 +53,8 @@ def split_lines(report: Report) -> list[str]:
     layers = [stage.layers for stage in one.memory]
     if len(layers) > 1:
         pieces = one.config.parallel.virtual_stages
-        lines.append(f"{one.architecture.layers} layers = {' + '.join(map(str, layers))} on the pipeline's stages"
+        dealt = f"{len(layers)} stages x {layers[0]}" if len(set(layers)) == 1 else f"{' + '.join(map(str, layers))} on the stages"
+        lines.append(f"{one.architecture.layers} layers = {dealt}"
                      + (f", each in {pieces} pieces" if pieces > 1 else ""))
     if rows:
         lines.append(f"{rows.rows_per_epoch:,} rows/epoch = {rows.documents:,} documents packed, {rows.fill:.1%} filled")

@@ -93,6 +93,14 @@ def test_the_equations_of_the_memory_add_up(run):
     assert "40 layers in flight = 10 layers x 4.00 micro-batches" in text
 
 
+@pytest.mark.parametrize("changes, line", [
+    (["parallel.pp=4", "parallel.virtual_stages=2"], "40 layers = 4 stages x 10, each in 2 pieces"),
+    (["parallel.pp=16"], "40 layers = 2 + 2 + 2 + 2 + 3 + 3 + 3 + 3 + 3 + 3 + 3 + 3 + 2 + 2 + 2 + 2 on the stages")])
+def test_layers_are_said_to_be_dealt_out_as_they_are(run, changes, line):
+    code, text, _ = run(*STARCODER, "--gpus", 64, "data.rows_per_micro_batch=1", *changes)
+    assert code == 0 and line + "\n" in text
+
+
 def test_model_and_data_of_the_config_are_used_where_they_are_here(run, here, dataset):
     code, text, error = run(here, "--gpus", 2, "--gpu", "h100")
     assert code == 0, error
