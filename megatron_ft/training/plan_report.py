@@ -53,7 +53,8 @@ def split_lines(report: Report) -> list[str]:
     layers = [stage.layers for stage in one.memory]
     if len(layers) > 1:
         pieces = one.config.parallel.virtual_stages
-        dealt = f"{len(layers)} stages x {layers[0]}" if len(set(layers)) == 1 else f"{' + '.join(map(str, layers))} on the stages"
+        alike = len(set(layers)) == 1
+        dealt = f"{len(layers)} stages x {layers[0]}" if alike else f"{' + '.join(map(str, layers))} on the stages"
         lines.append(f"{one.architecture.layers} layers = {dealt}"
                      + (f", each in {pieces} pieces" if pieces > 1 else ""))
     if rows:
