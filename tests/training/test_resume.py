@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from megatron_ft.config import parse
+from megatron_ft.conversion import megatron_to_hf
 from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.runtime import checkpoint_layout
 from megatron_ft.runtime.device import Process
@@ -105,6 +107,10 @@ def test_a_checkpoint_holds_what_the_way_back_needs(pool, bases, dataset, tmp_pa
     assert manifest.stored_vocabulary == 256 > manifest.architecture.vocabulary == 203
     assert (folder / "hf" / "config.json").read_bytes() == (hf / "config.json").read_bytes()
     assert not list((tmp_path / "checkpoints").glob(".*")), "nothing half-written is left"
+    megatron_to_hf.convert(tmp_path / "checkpoints", tmp_path / "hf")
+    back, saved = load_file(tmp_path / "hf" / "model.safetensors"), tensors(folder)
+    assert torch.equal(back["model.embed_tokens.weight"], saved["embedding.word_embeddings.weight"][:203])
+    assert torch.equal(back["model.layers.2.mlp.down_proj.weight"], saved["decoder.layers.mlp.linear_fc2.weight"][2])
 
 
 def flip(path: Path) -> None:
