@@ -67,7 +67,11 @@ def layout(parallel: Parallel, device: Device, *, timeout_minutes: float = 10.0)
         seed(0, place)  # layers enter megatron-core's generators even when they draw nothing
         yield place
     finally:
+        # megatron-core only forgets its groups; over gloo each has threads that wake up a hundred times a second.
+        own = [group for group in parallel_state._global_process_group_list or [] if group is not None]
         parallel_state.destroy_model_parallel()
+        for group in own:
+            torch.distributed.destroy_process_group(group)
 
 
 def seed(value: int, place: Place) -> None:

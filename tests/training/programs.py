@@ -142,6 +142,7 @@ def curves(process: Process, *, config: dict[str, Any],
 
     from megatron_ft.runtime import groups
     from megatron_ft.training import setup
+    from tests.processes import release
 
     found = []
     with groups.start(process, "cpu", Parallel(), timeout_minutes=2):
@@ -150,6 +151,7 @@ def curves(process: Process, *, config: dict[str, Any],
             checked = setup.prepare(parse({**config, **layout}), process)
             with groups.layout(checked.config.parallel, "cpu") as place:
                 found.append(_curve(checked, place))
+            release()
     return found
 
 

@@ -1,4 +1,4 @@
-"""The same data and base model give the same curve in every layout; bf16 and dropout run in them too."""
+"""Whole runs in a few layouts: one curve, of validation too; bf16 and dropout run in them. `test_sweep` has all layouts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ import pytest
 from tests.training.runs import config, curve, run
 
 LAYOUTS = {
-    "tp2": (2, {"tp": 2}, {}),
-    "tp2, sequence parallel": (2, {"tp": 2, "sequence_parallel": True}, {}),
-    "pp2": (2, {"pp": 2}, {}),
     "tp2 x pp2, sequence parallel": (4, {"tp": 2, "pp": 2, "sequence_parallel": True}, {}),
-    "dp2": (2, {}, {"data__rows_per_micro_batch": 2}),
-    "dp4, plain optimizer": (4, {"distributed_optimizer": False}, {}),
-    "tp2 x dp2": (4, {"tp": 2}, {"data__rows_per_micro_batch": 4}),
-    "pp2 x dp2": (4, {"pp": 2}, {}),
+    "dp2, two rows a micro-batch": (2, {}, {"data__rows_per_micro_batch": 2}),
+    "tp2 x dp2, four rows a micro-batch": (4, {"tp": 2}, {"data__rows_per_micro_batch": 4}),
+    "pp2 x dp2, plain optimizer": (4, {"pp": 2, "distributed_optimizer": False}, {}),
 }
 VARIANTS = {"starcoder": "mqa", "llama": "mqa_tied_llama3"}  # both tied, padded, and with fewer groups than tp
 
