@@ -63,12 +63,18 @@ def watch(place: Place, *, address: str, silence_s: float, timeout_s: float, fol
 class Member:
     """This rank's connection to the hub, and the thread that waits for the hub's verdict."""
 
-    def __init__(self, rank: int, *, silence_s: float, folder: Path, hub_thread: Hub | None = None) -> None:
+    def __init__(self, rank: int, *, first: tuple[str, int], silence_s: float, folder: Path,
+                 hub_thread: Hub | None = None) -> None:
+        """
+        Args:
+            first: host and process id of rank 0.
+        """
+        self._first_host, self._first = first[0], hub.name(0, *first)
         self._rank, self._silence_s, self._folder, self._hub = rank, silence_s, folder, hub_thread
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._welcome, self._mine = threading.Event(), threading.Event()
         self._leaving = False
-        self._first, self._hint = "", ""
+        self._hint = ""
 
     @property
     def who(self) -> str:
@@ -124,13 +130,12 @@ class Member:
                     if "over" in message:
                         self._mine.set()
                         return None
-                    self._first = message["welcome"]
                     self._welcome.set()
-            lost = hub.killed(self._first.partition("host ")[2].partition(",")[0])
+            lost = hub.killed(self._first_host)
         except OSError as error:
-            lost = hub.killed("its machine") if error.errno in hub.ENDED else hub.silent(self._silence_s)
+            lost = hub.killed(self._first_host) if error.errno in hub.ENDED else hub.silent(self._silence_s)
         if not self._leaving:
-            self._obey(rank=0, who=self._first or "rank 0", what=lost, code=cli.EXIT_FAILED)
+            self._obey(rank=0, who=self._first, what=lost, code=cli.EXIT_FAILED)
         return None
 
     def _obey(self, *, rank: int, who: str, what: str, code: int, hint: str = "") -> None:
@@ -176,9 +181,10 @@ def _join(place: Place, address: str, *, silence_s: float, timeout_s: float, fol
         token = secrets.token_hex(16)
         thread = Hub(place.size, token=token, silence_s=silence_s)
         thread.start()
-        place.store.set(STORE_KEY, json.dumps([_address_towards(address), thread.port, token]))
-    address, port, token = json.loads(place.store.get(STORE_KEY))
-    member = Member(place.rank, silence_s=silence_s, folder=folder, hub_thread=thread)
+        mine = socket.gethostname(), os.getpid()
+        place.store.set(STORE_KEY, json.dumps([mine, _address_towards(address), thread.port, token]))
+    first, address, port, token = json.loads(place.store.get(STORE_KEY))
+    member = Member(place.rank, first=tuple(first), silence_s=silence_s, folder=folder, hub_thread=thread)
     member.join(address, port, token, timeout_s=timeout_s)
     return member
 

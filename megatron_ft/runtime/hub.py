@@ -9,7 +9,7 @@ Messages are JSON, one a line:
     rank -> hub   {"token", "rank", "host", "pid"}      I am here
                   {"failed": text, "code", "echo"}      my run failed; echo: perhaps only because another rank is gone
                   {"left": true}                        my run is over, all is well
-    hub -> rank   {"welcome": name of rank 0}           all ranks are here
+    hub -> rank   {"welcome": true}                     all ranks are here
                   {"verdict": {"rank", "who", "what", "hint", "code"}}
                   {"over": true}                        rank 0 left: nobody watches any more
 
@@ -181,9 +181,8 @@ class Hub(threading.Thread):
             send(peer.connection, {"verdict": self._verdict} if self._verdict else {"over": True})
         elif not self._welcomed and sum(other.rank >= 0 for other in self._peers) == self._size:
             self._welcomed = True
-            first = next(other for other in self._peers if other.rank == 0)
             for other in self._peers:
-                send(other.connection, {"welcome": first.who})
+                send(other.connection, {"welcome": True})
         return None
 
     def _hear(self, peer: Peer, message: dict[str, Any]) -> None:

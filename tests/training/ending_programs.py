@@ -25,6 +25,7 @@ def told(process: Process, *, config: dict[str, Any], moment: str, ranks: list[i
     checked = setup.prepare(parse(config), process)
     signals = Signals()
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may be a background job, which ignores it
     signals.listen()
     try:
         with _calls(moment, numbers if process.rank in ranks else []) as begun:

@@ -8,7 +8,7 @@ import torch
 from megatron_ft.config import parse
 from megatron_ft.errors import ConfigError
 from megatron_ft.training.kernels import choose
-from tests.training.runs import config, curve, run, tensors
+from tests.training.runs import STEPS, config, curve, run, tensors
 
 GROUPS = {"biases": {"linear_qkv.bias", "input_layernorm.bias", "final_layernorm.bias"},
           "norms": {"input_layernorm.bias", "input_layernorm.weight", "final_layernorm.weight", "final_layernorm.bias"},
@@ -80,11 +80,11 @@ def test_fp16_finds_its_loss_scale_and_stays_near_fp32(pool, bases, dataset, tmp
     half = {**config(base, dataset, tmp_path / "fp16", model__precision="fp16", validation__every_steps=0,
                      optim__initial_loss_scale=256.0), "parallel": {"tp": 2}}
     assert curve(run(pool, 2, half)) == pytest.approx(exact, rel=5e-3)
-    half["run"]["dir"], half["optim"]["initial_loss_scale"] = str(tmp_path / "large"), 2.0 ** 17
+    half["run"]["dir"], half["optim"]["initial_loss_scale"] = str(tmp_path / "large"), 2.0 ** 14
     lines = run(pool, 2, half)
     scales = curve(lines, "loss_scale")
-    assert scales[0] == 2.0 ** 17 and scales[-1] < 2.0 ** 17
-    assert lines[-1]["skipped_steps"] >= 2
+    assert scales[0] == 2.0 ** 14 and scales[-1] < 2.0 ** 14
+    assert 2 <= curve(lines, "skipped_steps")[-1] < STEPS
     assert curve(lines)[0] == pytest.approx(exact[0], rel=5e-3)
 
 
