@@ -10,6 +10,7 @@ the machine hits all of them alike. The figure is Spearman's rank correlation be
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -94,6 +95,7 @@ def work(output: Path, rounds: int) -> None:
                 parallel_state.destroy_model_parallel()
                 with groups.layout(settings.parallel, "cpu") as place:
                     seconds[name] += steps(settings, place, timed=2)
+                gc.collect()  # models that stayed would keep groups, whose threads take time from the next one
             if process.rank == 0:
                 sys.stderr.write(f"{process.size} processes, round {number + 1} of {rounds}\n")
     if process.rank == 0:
@@ -122,6 +124,7 @@ def steps(settings: Any, place: Any, *, timed: int) -> list[float]:
         seconds = slowest(lambda: step.train_step(wrapped, adam, batches, weighting="token", place=place))
         if number:
             found.append(seconds)
+    step.release(wrapped)
     return found
 
 

@@ -96,15 +96,13 @@ def _work(inbox: Any, outbox: Any, parent: int) -> None:
 def release() -> None:
     """Free the models that nothing needs any more, and with them process groups and their ever-busy threads.
 
-    To be called in a worker after each run: megatron-core's gradient hooks and the model hold each other through C++, where
-    Python's collector does not see it.
+    To be called in a worker after each run.
     """
-    ddp = sys.modules.get("megatron.core.distributed")
-    chunks = [each for each in gc.get_objects() if ddp and type(each) is ddp.DistributedDataParallel]
-    while chunks:
-        chunk = chunks.pop()
-        chunk.grad_accs.clear()
-        chunk.config.grad_scale_func = chunk = None
+    core = sys.modules.get("megatron.core.distributed")
+    if core:
+        from megatron_ft.training import step
+
+        step.release([each for each in gc.get_objects() if type(each) is core.DistributedDataParallel])
     gc.collect()
     if not gc.get_freeze_count():
         gc.freeze()  # modules stay: a million objects that the next collection need not look at

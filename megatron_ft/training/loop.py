@@ -44,6 +44,7 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
     with groups.start(setup.process, device, config.parallel, timeout_minutes=config.runtime.timeout_minutes) as place, \
             guard(place), contextlib.ExitStack() as stack:
         chunks, adam, progress = start(setup, place)
+        stack.callback(step.release, chunks)
         saver = stack.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base.hf_files,
                                           resumed=progress.step, keeps_best=config.validation.patience > 0))
         metrics = stack.enter_context(Metrics(config, plan, setup.architecture, place, first_step=progress.step))

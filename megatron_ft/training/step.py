@@ -75,6 +75,16 @@ def prepare(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer)
     config.no_sync_func = no_sync if len(chunks) > 1 else no_sync[0]
 
 
+def release(chunks: Sequence[DistributedDataParallel]) -> None:
+    """Let a model that was trained be freed with its groups once nobody refers to it; it cannot be trained after that.
+
+    megatron-core's gradient hooks, model and optimizer hold each other through C++, where Python's collector does not see it.
+    """
+    for chunk in chunks:
+        chunk.grad_accs.clear()
+        chunk.config.grad_scale_func = None
+
+
 def train_step(chunks: list[DistributedDataParallel], optimizer: MegatronOptimizer, batches: list[Batch], *, weighting: str,
                place: Place, ending: Ending | None = None) -> StepResult:
     """Forward, backward, reduce, clip, update: over this rank's micro-batches of the step.
