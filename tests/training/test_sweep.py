@@ -1,7 +1,7 @@
 """Every layout that four processes allow, with every way to recompute, gives one curve: loss and gradient norm of each step.
 
-MEGATRON_FT_SWEEP=all runs every combination; the usual run every layout, with all but the plainest
-optimizer, and each way to recompute in the most cut ones.
+MEGATRON_FT_SWEEP=all runs every combination; the usual run every layout, of one family with all but the
+plainest optimizer, and each way to recompute in the most cut ones.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ EVERY = os.environ.get("MEGATRON_FT_SWEEP") == "all"
 STEPS = 3 if EVERY else 2
 
 
-def layouts(size: int, *, recomputed: bool) -> list[dict]:
-    """All of tp x pp x dp with `size` ranks, sequence parallelism, optimizer, overlap and pieces of the pipeline.
+def layouts(size: int, *, gradient_choices: bool, most_cut: bool) -> list[dict]:
+    """All of tp x pp x dp with `size` ranks, sequence parallelism and pieces of the pipeline.
 
-    tp = 4 does not divide the six heads; of four layers only pp = 2 can have two pieces a stage. What is recomputed has to
-    do with the layers and not with what happens to finished gradients, so of those choices there is one with it.
+    tp = 4 does not divide the six heads; of four layers only pp = 2 can have two pieces a stage.
+
+    Args:
+        gradient_choices: each with every optimizer and overlap, which have to do with finished gradients, not with layers.
+        most_cut: only those with sequence parallelism, or a layer a stage.
     """
-    every = EVERY or not recomputed
     found = []
     for tp, pp in itertools.product([1, 2], [1, 2, 4]):
         if size % (tp * pp):
             continue
         pieces = {1: [{}], 2: [{}, {"virtual_stages": 2}, {"stage_layers": [1, 3]}], 4: [{}]}[pp]
         for sequence_parallel, distributed, overlap, piece in itertools.product(
-                [False, True] if tp > 1 else [False], [True, False] if every else [True],
-                [True, False] if every and size > tp * pp else [True], pieces):
+                [False, True] if tp > 1 else [False], [True, False] if gradient_choices else [True],
+                [True, False] if gradient_choices and size > tp * pp else [True], pieces):
             if not (distributed or overlap or EVERY):
                 continue
             found.append({"tp": tp, "pp": pp, "sequence_parallel": sequence_parallel, "distributed_optimizer": distributed,
                           "overlap_grad_reduce": overlap, **piece})
-    return found if every else [layout for layout in found if layout["sequence_parallel"] or layout["pp"] == 4]
+    return [layout for layout in found if not most_cut or layout["sequence_parallel"] or layout["pp"] == 4]
 
 
 def divides(together: int, layout: dict) -> bool:
@@ -76,8 +78,9 @@ def reference(pool, bases, dataset, tmp_path_factory):
 def test_no_layout_and_no_recomputation_changes_the_curve(pool, bases, dataset, reference, tmp_path, family, size,
                                                           recomputation):
     settings = config(bases(family, VARIANTS[family])[1], dataset, tmp_path, run__steps=STEPS)
-    wanted = [layout for layout in layouts(size, recomputed=recomputation["recompute"] != "none")
-              if divides(recomputation.get("layers", 1), layout)]
+    plain = recomputation["recompute"] == "none"
+    wanted = layouts(size, gradient_choices=EVERY or (plain and family == "starcoder"), most_cut=not (plain or EVERY))
+    wanted = [layout for layout in wanted if divides(recomputation.get("layers", 1), layout)]
     found = pool.run(size, "tests.training.programs:curves", config=settings,
                      layouts=[{"parallel": layout, "memory": recomputation} for layout in wanted])
     for rank in range(size):
