@@ -31,6 +31,12 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 }
 """family -> variant -> keyword arguments of the transformers config class."""
 
+EIGHT: dict[str, dict[str, Any]] = {
+    "starcoder": {**_STARCODER, "n_embd": 64, "n_layer": 8, "n_head": 8},
+    "llama": {**_LLAMA, "num_hidden_layers": 8, "num_attention_heads": 8},
+}
+"""family -> the same of its variant "eight": layers and heads for layouts that those of `SMALL` cannot be cut into."""
+
 VARIANTS = [(family, variant) for family, variants in SMALL.items() for variant in variants]
 """For pytest.mark.parametrize("family, variant", VARIANTS)."""
 
@@ -39,7 +45,8 @@ def hf_config(family: str, variant: str) -> Any:
     """The transformers config object of a small model."""
     from transformers import GPTBigCodeConfig, LlamaConfig
 
-    return {"starcoder": GPTBigCodeConfig, "llama": LlamaConfig}[family](**SMALL[family][variant])
+    sizes = EIGHT[family] if variant == "eight" else SMALL[family][variant]
+    return {"starcoder": GPTBigCodeConfig, "llama": LlamaConfig}[family](**sizes)
 
 
 def make_hf_model(family: str, variant: str, path: str | Path, *, dtype: str = "float32", seed: int = 1234) -> Path:
