@@ -18,7 +18,7 @@ from megatron_ft.config import Config
 from megatron_ft.errors import ConfigError, MegatronFTError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.training import base_model, gpus, layout_search, plan_facts, plan_report, run_data
-from megatron_ft.training.estimate import estimate, full_rows
+from megatron_ft.training.estimate import documents_of, estimate, full_rows
 from megatron_ft.training.gpus import Gpu
 from megatron_ft.training.plan import make
 
@@ -58,7 +58,7 @@ def main() -> None:
     config = read(options.config, options.overrides)
     gpu = machine(options)
     architecture, source = model_of(config, options.model)
-    rows, documents, pairs = data_of(config, options)
+    rows, documents, pairs = data_of(config, architecture, options)
     if rows:
         run_data.require_positions(rows.longest, config, architecture)
     if options.search:
@@ -127,21 +127,23 @@ def model_of(config: Config, preset: str | None) -> tuple[Architecture, str]:
     return families.preset(preset), f"--model {preset}"
 
 
-def data_of(config: Config, options: argparse.Namespace) -> tuple[run_data.Rows | None, str, float]:
+def data_of(config: Config, architecture: Architecture,
+            options: argparse.Namespace) -> tuple[run_data.Rows | None, str, float]:
     """The packed training data where they are here, what is assumed of documents in words, and pairs per token."""
     named = run_data.prefixes(config)
     if named != [UNNAMED] and any(run_data.is_here(prefix) for prefix in named):
         if options.rows_per_epoch or options.document_tokens:
             raise ConfigError("--rows-per-epoch and --document-tokens stand for data that are not here, but data.train names "
                               f"{', '.join(named)}; leave one of them out")
-        rows = run_data.rows(config, end_of_text=lambda: _end_of_text(config))
+        rows = run_data.rows(config, end_of_text=lambda: _end_of_text(config), window=architecture.window)
         return rows, "as the documents of data.train do", rows.pairs_per_token
     if options.document_tokens:
         if options.document_tokens > config.data.row_tokens:
             raise ConfigError(f"--document-tokens: {options.document_tokens} does not fit into rows of "
                               f"data.row_tokens={config.data.row_tokens}")
-        return None, f"with documents of {options.document_tokens} tokens", (options.document_tokens + 1) / 2
-    return None, "as if every document filled a row (--document-tokens N says otherwise)", full_rows(config)
+        length = options.document_tokens
+        return None, f"with documents of {length} tokens", documents_of(length, architecture)
+    return None, "as if every document filled a row (--document-tokens N says otherwise)", full_rows(config, architecture)
 
 
 def _end_of_text(config: Config) -> int:

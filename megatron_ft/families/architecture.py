@@ -41,6 +41,8 @@ class Architecture:
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
+    window: int | None = None
+    """Tokens that one attends to in every layer, the last of them itself (sliding window attention); None: all before it."""
 
     @property
     def query_width(self) -> int:

@@ -93,7 +93,7 @@ def estimate(config: Config, architecture: Architecture, gpu: Gpu, *, processes:
     """
     of_step = split(config, architecture, processes=processes)
     if pairs_per_token is None:
-        pairs_per_token = full_rows(config)
+        pairs_per_token = full_rows(config, architecture)
     kept = activations(config, architecture)
     held = memory(config, architecture, dp=of_step.dp, micro_batches=of_step.micro_batches, per_micro_batch=kept, alike=alike)
     seconds = step_time(config, architecture, gpu, processes=processes, micro_batches=of_step.micro_batches, memory=held,
@@ -101,6 +101,11 @@ def estimate(config: Config, architecture: Architecture, gpu: Gpu, *, processes:
     return Estimate(config, architecture, gpu, of_step, kept, held, seconds, pairs_per_token)
 
 
-def full_rows(config: Config) -> float:
+def full_rows(config: Config, architecture: Architecture) -> float:
     """Pairs per token where every document fills a row: the most there can be."""
-    return (config.data.row_tokens + 1) / 2
+    return documents_of(config.data.row_tokens, architecture)
+
+
+def documents_of(length: int, architecture: Architecture) -> float:
+    """Pairs per token where every document has `length` positions."""
+    return flops.pairs_of(length, architecture.window) / length

@@ -1,7 +1,8 @@
 """Model FLOPs: what the mathematics of a step takes, one formula for the plan's hours and for a run's MFU. Torch-free.
 
 A multiplication with its addition counts 2. Counted are the matrix products: linears, the output layer over the vocabulary
-(its padding is left out), and attention's two products over the pairs of tokens that causal attention looks at in a document.
+(its padding is left out), and attention's two products over the pairs of tokens that causal attention looks at in a document
+(and in its window).
 Left out: norms, activations, softmax, optimizer, row padding, and what is recomputed, so that the utilization is MFU, not HFU.
 """
 
@@ -11,13 +12,14 @@ from megatron_ft.config import Lora
 from megatron_ft.families.architecture import Architecture
 
 
-def pairs_of(length: int) -> int:
-    """Pairs (token, token at or before it) of a document of `length` positions.
+def pairs_of(length: int, window: int | None = None) -> int:
+    """Pairs (token, token at or before it and in its window) of a document of `length` positions.
 
-    >>> pairs_of(3), pairs_of(8192)
-    (6, 33558528)
+    >>> pairs_of(3), pairs_of(8192), pairs_of(8192, window=4096)
+    (6, 33558528, 25167872)
     """
-    return length * (length + 1) // 2
+    hidden = max(0, length - (window or length))
+    return length * (length + 1) // 2 - hidden * (hidden + 1) // 2
 
 
 def linears(architecture: Architecture) -> dict[str, tuple[int, int]]:

@@ -69,6 +69,8 @@ def transformer_config(architecture: Architecture, model: Model, parallel: Paral
         add_qkv_bias=architecture.qkv_bias or architecture.linear_bias,
         hidden_dropout=or_base(model.hidden_dropout, architecture.hidden_dropout),
         attention_dropout=or_base(model.attention_dropout, architecture.attention_dropout),
+        # megatron-core counts the tokens before one, Hugging Face and the Architecture that one too.
+        window_size=None if architecture.window is None else (architecture.window - 1, 0),
         tensor_model_parallel_size=parallel.tp, pipeline_model_parallel_size=parallel.pp,
         virtual_pipeline_model_parallel_size=parallel.virtual_stages if interleaved else None,
         # With two stages the next and the previous one are the same rank: in one batch their messages would be mixed up.

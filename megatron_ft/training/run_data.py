@@ -31,7 +31,7 @@ class Rows:
     fill: float
     """Share of the rows' positions that hold a document."""
     pairs_per_token: float
-    """Tokens that one attends to on average, itself counted: (n + 1) / 2 in a document of n, a mean over tokens."""
+    """Tokens that one attends to on average, itself counted: (n + 1) / 2 in a document of n <= window, a mean over tokens."""
     longest: int
     """Positions of the longest document."""
 
@@ -73,11 +73,12 @@ def require_positions(longest: int, config: Config, architecture: Architecture) 
                           "and data.long_documents=truncate or drop")
 
 
-def rows(config: Config, *, end_of_text: Callable[[], int]) -> Rows:
+def rows(config: Config, *, end_of_text: Callable[[], int], window: int | None = None) -> Rows:
     """The rows that `megatron_ft.train` would read; DataError or ConfigError where it would refuse the data.
 
     Args:
         end_of_text: gives the id that closes an answer; asked for dataset pairs, which do not know it.
+        window: the model's, for `pairs_per_token`.
     """
     data = config.data
     train, valid = entries(config)
@@ -85,6 +86,8 @@ def rows(config: Config, *, end_of_text: Callable[[], int]) -> Rows:
     selection = Selection(views, row_tokens=data.row_tokens, on_long=data.long_documents, loss_on=config.loss.on)
     epochs = Epochs(selection, seed=config.run.seed, cache=pack_cache.folder(data.cache_dir, views))
     lengths = selection.positions.astype(np.float64)
+    hidden = np.maximum(0, lengths - (window or np.inf))  # as in flops.pairs_of
     return Rows(documents=selection.documents, rows_per_epoch=epochs.rows(0),
                 rows_of_first=epochs.rows_of_first if epochs.differ else None, fill=epochs.packing(0).fill,
-                pairs_per_token=float((lengths * (lengths + 1) / 2).sum() / lengths.sum()), longest=int(lengths.max()))
+                pairs_per_token=float((lengths * (lengths + 1) - hidden * (hidden + 1)).sum() / 2 / lengths.sum()),
+                longest=int(lengths.max()))

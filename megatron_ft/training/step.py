@@ -35,7 +35,7 @@ class Totals:
     tokens: int
     """Positions that hold a document's token (row padding not counted)."""
     pairs: int
-    """Pairs (token, token of the same document at or before it): what attention's FLOPs go with."""
+    """Pairs (token, token of its document at or before it and in its window): what attention's FLOPs go with."""
 
     @property
     def loss(self) -> float:
@@ -139,7 +139,7 @@ def run(chunks: Sequence[torch.nn.Module], batches: list[Batch], *, weighting: s
                sum(_weight(batch, weighting) for batch in batches),
                sum(batch.supervised for batch in batches),
                tokens,
-               tokens + sum(int(batch.position_ids.sum()) for batch in batches)]  # a token's position: those before it
+               tokens + sum(_before(batch, get_model_config(chunks[0]).window_size) for batch in batches)]
     told = ending.told() if ending is not None else []
     sums = torch.tensor([*own, *told], dtype=torch.float64,
                         device=torch.cuda.current_device() if place.device == "cuda" else "cpu")
@@ -157,6 +157,11 @@ def _weight(batch: Batch, weighting: str) -> int:
 def _document_tokens(batch: Batch) -> int:
     # Positions count from 0 in each document and are 0 in what is left of a row.
     return int((batch.position_ids > 0).sum()) + batch.documents
+
+
+def _before(batch: Batch, window_size: tuple[int, int] | None) -> int:
+    # A token's position is how many are before it; megatron-core's window says how many of them it attends to.
+    return int((batch.position_ids if window_size is None else batch.position_ids.clamp(max=window_size[0])).sum())
 
 
 def _forward_step(weighting: str, losses: list[Tensor] | None) -> Callable[..., Any]:

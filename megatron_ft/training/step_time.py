@@ -94,7 +94,8 @@ def step_time(config: Config, architecture: Architecture, gpu: Gpu, *, processes
     Args:
         memory: `memory_model.memory` of the same layout.
         kept: `activations.activations` of it.
-        pairs_per_token: tokens that one attends to on average, itself counted: (n + 1) / 2 in a document of n.
+        pairs_per_token: tokens that one attends to on average, itself counted: (n + 1) / 2 in a document of n
+            (less where it is longer than the model's window).
     """
     parallel = config.parallel
     layer, head = _layer(config, architecture, gpu, kept, pairs_per_token), _head(config, architecture, gpu)

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 from megatron_ft import families
 from megatron_ft.config import Lora
 from megatron_ft.training import flops
+from megatron_ft.training.step import _before as before
 from tests.small_models import hf_config
+from tests.training.programs import micro_batches
 
 LENGTH = 31
 
@@ -36,6 +38,14 @@ def test_forward_and_backward_are_what_torch_counts(family, variant):
 
 def test_pairs_are_those_that_causal_attention_looks_at():
     assert flops.pairs_of(LENGTH) == int(torch.ones(LENGTH, LENGTH).tril().sum())
+
+
+@pytest.mark.parametrize("window", [1, 7, LENGTH - 1, LENGTH, LENGTH + 1])
+def test_pairs_in_a_window_are_counted_alike_in_documents_and_in_batches(window):
+    expected = int(torch.ones(LENGTH, LENGTH).tril().triu(1 - window).sum())
+    assert flops.pairs_of(LENGTH, window) == expected
+    [batch] = micro_batches([[([5] * (LENGTH + 1), [True] * (LENGTH + 1))]], 40, "token", 1, 0, 1)
+    assert LENGTH + before(batch, (window - 1, 0)) == expected
 
 
 def test_adapters_leave_out_the_gradients_of_the_base_weights():

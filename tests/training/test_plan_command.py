@@ -117,6 +117,8 @@ def test_attention_is_counted_over_the_documents_own_lengths(here):
     lengths = setup.prepare(config, Process(0, 1, 0, 1, "127.0.0.1", 0)).loader.selection.positions.tolist()
     assert rows.pairs_per_token == pytest.approx(sum(sum(range(1, n + 1)) for n in lengths) / sum(lengths))
     assert rows.longest == max(lengths)
+    windowed = run_data.rows(config, end_of_text=lambda: 0, window=5)
+    assert windowed.pairs_per_token == pytest.approx(sum(min(at, 5) for n in lengths for at in range(1, n + 1)) / sum(lengths))
 
 
 def test_what_does_not_fit_is_shown_refused_and_mended_by_the_advice(run):
