@@ -25,6 +25,7 @@ setup(
         "sentencepiece>=0.2",
         "protobuf>=4",
         "safetensors>=0.5",
+        "isal>=1.8",
         "numpy>=1.26",
         "psutil>=5.9",
         "pydantic>=2.7",

@@ -10,10 +10,11 @@ def command() -> None:
     parser.add_argument("--hf", required=True, help="Hugging Face model folder: config.json, weights, tokenizer")
     parser.add_argument("--output", required=True, help="checkpoint root to make; must not exist")
     parser.add_argument("--dtype", default="keep", help="of the stored weights: keep, float32, bfloat16, float16")
+    parser.add_argument("--workers", type=int, help="tensors at a time (default: one for each core, eight at most)")
     given = parser.parse_args()
     from megatron_ft.conversion import hf_to_megatron
 
-    hf_to_megatron.convert(given.hf, given.output, dtype=given.dtype)
+    hf_to_megatron.convert(given.hf, given.output, dtype=given.dtype, workers=given.workers)
 
 
 if __name__ == "__main__":

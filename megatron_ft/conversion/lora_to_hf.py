@@ -12,24 +12,25 @@ from torch import Tensor
 
 from megatron_ft import cli, families, log
 from megatron_ft.config import Lora
-from megatron_ft.conversion import megatron_to_hf
-from megatron_ft.conversion.megatron_to_hf import Source, require_same_architecture
-from megatron_ft.conversion.torch_dist import TorchDistReader
+from megatron_ft.conversion import megatron_to_hf, streams
+from megatron_ft.conversion.hf_folder import HfSource
+from megatron_ft.conversion.megatron_to_hf import Options, require_same_architecture
+from megatron_ft.conversion.streams import Rows, Source
+from megatron_ft.conversion.torch_dist import TorchDistSource
 from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE
-from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files, lora_layout
+from megatron_ft.runtime import checkpoint_layout, dtypes, lora_layout, safetensors_stream
 from megatron_ft.runtime.checkpoint_layout import Manifest
-from megatron_ft.runtime.safetensors_stream import SafetensorsWriter
 
 Form = Literal["merged", "adapter"]
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
 
 
-def convert(checkpoint: str | Path, output: str | Path, *, form: Form, base: str | Path | None = None,
-            dtype: str = dtypes.KEEP, max_shard_size: str = megatron_to_hf.DEFAULT_SHARD_SIZE) -> Path:
+def convert(checkpoint: str | Path, output: str | Path, options: Options = Options(), *, form: Form,  # noqa: B008 - frozen
+            base: str | Path | None = None) -> Path:
     """Write folder `output` from a LoRA checkpoint; gives the folder.
 
     Args:
@@ -46,9 +47,10 @@ def convert(checkpoint: str | Path, output: str | Path, *, form: Form, base: str
         raise ConfigError(f"--lora: {folder} is no LoRA checkpoint but a whole model; leave --lora and --base away")
     adapters = Adapters(folder, manifest.architecture, lora)
     if form == "adapter":
-        return _write_adapter(output, adapters, _hf_name(manifest, base), dtype=dtype)
-    source = Merged(_open_base(manifest, folder, base), adapters)
-    return megatron_to_hf.write(output, source, folder, manifest.architecture, dtype=dtype, max_shard_size=max_shard_size)
+        return _write_adapter(output, adapters, _hf_name(manifest, base), dtype=options.dtype)
+    opened = _open_base(manifest, folder, base)
+    return megatron_to_hf.write(output, Merged(opened, adapters), folder, manifest.architecture, options,
+                                merged_with=lora_layout.fingerprint(base or manifest.source["base"]))
 
 
 class Adapters:
@@ -57,7 +59,7 @@ class Adapters:
     def __init__(self, folder: Path, architecture: Architecture, lora: Lora) -> None:
         """CheckpointError where the checkpoint does not hold exactly the adapters that its manifest says."""
         self.architecture, self.lora = architecture, lora
-        self._reader = TorchDistReader(folder)
+        self._reader = TorchDistSource(folder)
         table = rules.weights(families.get(architecture.family).RULES, architecture)
         modules = tuple(f".{module}.weight" for module in lora_layout.adapted(lora))
         self.weights = {weight.megatron: weight for weight in table if weight.megatron.endswith(modules)}
@@ -83,33 +85,7 @@ class Adapters:
     def read(self, name: str) -> tuple[Tensor, Tensor]:
         """A [rank, inputs] and B [outputs, rank] of the weight `name`."""
         a, b = lora_layout.adapter_names(name)
-        return self._reader.read(a), self._reader.read(b)
-
-
-class HfSource:
-    """The weights of a Hugging Face folder in megatron-core's layout, one at a time."""
-
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
-        table = families.get(architecture.family).RULES
-        self._source = hf_files.open_weights(folder)
-        rules.check_hf_tensors(table, architecture, self._source.shapes, where=str(folder))
-        self._weights = {weight.megatron: weight for weight in rules.weights(table, architecture)}
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._weights[name].megatron_shape
-
-    def layers(self, name: str) -> int | None:
-        return None
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._source.dtypes[self._weights[name].hf[0][0]]
-
-    def unexpected(self, names: list[str]) -> list[str]:
-        return sorted(set(self._weights) - set(names))
-
-    def read(self, name: str) -> Tensor:
-        weight = self._weights[name]
-        return rules.to_megatron(weight, [self._source.read(part) for part, _ in weight.hf])
+        return streams.whole(self._reader, a), streams.whole(self._reader, b)
 
 
 class Merged:
@@ -119,14 +95,21 @@ class Merged:
         self._base, self._adapters = base, adapters
         self.shape, self.layers, self.dtype, self.unexpected = base.shape, base.layers, base.dtype, base.unexpected
 
-    def read(self, name: str) -> Tensor:
+    def reading(self, name: str) -> Rows:
         """The base's weight as it is, or with its adapter added, then in float32."""
-        weight = self._base.read(name)
-        if name not in self._adapters.weights:
-            return weight
-        a, b = self._adapters.read(name)
-        lora = self._adapters.lora
-        return torch.addmm(weight.float(), b.float(), a.float(), alpha=lora.alpha / lora.rank)
+        rows = self._base.reading(name)
+        return _MergedRows(rows, *self._adapters.read(name), self._adapters.lora) if name in self._adapters.weights else rows
+
+
+class _MergedRows:
+    """Rows of a weight with its adapter's share added: W + (alpha / rank) B A."""
+
+    def __init__(self, base: Rows, a: Tensor, b: Tensor, lora: Lora) -> None:
+        self._base, self._a, self._b, self._scale = base, a.float(), b.float(), lora.alpha / lora.rank
+        self.finish = base.finish
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return torch.addmm(self._base.rows(start, stop).float(), self._b[start:stop], self._a, alpha=self._scale)
 
 
 def _open_base(manifest: Manifest, folder: Path, named: str | Path | None) -> Source:
@@ -149,7 +132,7 @@ def _open_base(manifest: Manifest, folder: Path, named: str | Path | None) -> So
         lora_layout.require_whole(of_base, base, option=option)
         found = of_base.architecture
     require_same_architecture(found, manifest.architecture, where=str(base), other=str(folder))
-    return HfSource(base, found) if is_hf else TorchDistReader(base)
+    return HfSource(base, found) if is_hf else TorchDistSource(base)
 
 
 def _hf_name(manifest: Manifest, named: str | Path | None) -> str:
@@ -176,9 +159,9 @@ def _write_adapter(output: Path, adapters: Adapters, base_name: str, *, dtype: s
               "lora_alpha": alpha, "lora_dropout": lora.dropout, "target_modules": target_modules(adapters), "bias": "none",
               "fan_in_fan_out": False, "inference_mode": True}
     with cli.write_beside(output) as partial:
-        with SafetensorsWriter(partial / ADAPTER_WEIGHTS, shapes, target) as writer:
-            for name, tensor in _peft_tensors(adapters):
-                writer.write(name, tensor.to(target))
+        _, places = safetensors_stream.create(partial / ADAPTER_WEIGHTS, shapes, target)
+        for name, tensor in _peft_tensors(adapters):
+            places[name].write(0, tensor.to(target))
         (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     log.get().info("%s: adapters of rank %d on %s in %s", output, lora.rank, ", ".join(config["target_modules"]),
                    dtypes.NAMES[target])
@@ -192,7 +175,7 @@ def _peft_tensors(adapters: Adapters) -> Iterator[tuple[str, Tensor]]:
     """
     for megatron, weight in adapters.weights.items():
         a, b = adapters.read(megatron)
-        for (name, _), rows in zip(weight.hf, weight.rule.to_hf(b, weight.architecture), strict=True):
+        for (name, _), rows in zip(weight.hf, rules.split_rows(weight, b), strict=True):
             yield _peft_name(name, "A"), a
             yield _peft_name(name, "B"), rows
 

@@ -1,4 +1,4 @@
-"""Writes and reads megatron-core's `torch_dist` checkpoints without megatron-core, a process group or the model.
+"""megatron-core's `torch_dist` checkpoints as a source and as a sink, without megatron-core, a process group or the model.
 
 What is in such a folder (megatron-core 0.16, torch.distributed.checkpoint "1.0.0"):
 
@@ -15,11 +15,9 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import torch
@@ -35,10 +33,12 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megatron_ft.conversion.dcp_metadata import METADATA_FILE, read_metadata
+from megatron_ft.conversion.streams import Segment, Shape
 from megatron_ft.errors import CheckpointError
+from megatron_ft.families.rules import Weight
+from megatron_ft.runtime import sums, torch_file
 from megatron_ft.runtime.stored_names import stored_key
-
-Shape = tuple[int, ...]
+from megatron_ft.runtime.stored_tensor import Reading, StoredTensor
 
 COMMON_FILE, FORMAT_FILE = "common.pt", "metadata.json"
 _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
@@ -60,85 +60,115 @@ def extra_state_keys(layers: int) -> Iterator[str]:
     yield "decoder.final_layernorm._extra_state/shard_0_1"
 
 
-class TorchDistWriter:
-    """Writes a checkpoint parameter by parameter, in any order.
+class TorchDistSink:
+    """Writes a checkpoint, each weight as one chunk; `close` writes the metadata, without which it never looks complete."""
 
-    with TorchDistWriter(folder, layers=40) as writer:
-        writer.write("decoder.layers.0.mlp.linear_fc1.weight", tensor)
-        ...
-    When the block ends well the folder gets its metadata and is complete; otherwise it never looks complete.
-    """
+    def __init__(self, folder: Path, shapes: dict[str, Shape], dtype: torch.dtype, *, layers: int,
+                 common: dict[str, Any] | None = None) -> None:
+        """
+        Args:
+            shapes: of every weight to be written, by its name in a GPTModel with the local layer spec.
+        """
+        self.folder, self._layers, self._dtype, self._common = folder, layers, dtype, common or {}
+        self._chunks = {name: _chunk_shape(name, shape) for name, shape in shapes.items()}
+        self._places: dict[str, _StorageInfo] = {}
+        sizes: list[int] = []
+        lengths: dict[Shape, int] = {}  # of an archive: the shape decides it
+        for name, shape in self._chunks.items():
+            length = lengths[shape] if shape in lengths else lengths.setdefault(shape, torch_file.saved_bytes(dtype, shape))
+            if not sizes or sizes[-1] + length > _LARGEST_FILE_BYTES:
+                sizes.append(0)
+            self._places[name] = _StorageInfo(_file_name(len(sizes) - 1), sizes[-1], length)
+            sizes[-1] += length
+        for number, size in enumerate(sizes):
+            path = folder / _file_name(number)
+            with path.open("r+b" if path.exists() else "wb") as stream:
+                stream.truncate(size)
 
-    def __init__(self, folder: str | Path, *, layers: int, common: dict[str, Any] | None = None):
-        self._folder = Path(folder)
-        self._layers = layers
-        self._common = common or {}
-        self._tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-        self._places: dict[MetadataIndex, _StorageInfo] = {}
-        self._files = 0
-        self._stream: IO[bytes] | None = None
+    @property
+    def heads(self) -> dict[str, bytes]:
+        """File name -> what stands in it before its first weight: nothing."""
+        return dict.fromkeys((place.relative_path for place in self._places.values()), b"")
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Store a whole parameter under its GPTModel name (local layer spec)."""
-        key, layer = stored_key(name)
-        stacked = () if layer is None else (self._layers,)
-        offsets = torch.Size([*([] if layer is None else [layer]), *([0] * tensor.dim())])
-        chunk = tensor.detach().contiguous() if layer is None else tensor.detach().contiguous().unsqueeze(0)
-        if chunk.untyped_storage().nbytes() != chunk.nbytes:
-            chunk = chunk.clone()  # torch.save writes the whole storage behind a view
-        entry = self._tensors.setdefault(key, TensorStorageMetadata(
-            TensorProperties(dtype=tensor.dtype), torch.Size([*stacked, *tensor.shape]), []))
-        assert entry.properties.dtype == tensor.dtype and entry.size[len(stacked):] == tensor.shape, name
-        entry.chunks.append(ChunkStorageMetadata(offsets, chunk.shape))
-        self._places[MetadataIndex(key, offsets)] = self._append(chunk)
+    def writing(self, weight: Weight) -> _ChunkWriting:
+        return self.chunk(weight.megatron)
 
-    def _append(self, value: Any) -> _StorageInfo:
-        if self._stream is None or self._stream.tell() >= _LARGEST_FILE_BYTES:
-            self._close_file()
-            self._stream = (self._folder / f"__0_{self._files}.distcp").open("wb")
-            self._files += 1
-        start = self._stream.tell()
-        torch.save(value, self._stream)
-        return _StorageInfo(Path(self._stream.name).name, start, self._stream.tell() - start)
+    def chunk(self, name: str) -> _ChunkWriting:
+        """Begin to write the weight of that name."""
+        return _ChunkWriting(self.folder, name, self._places[name], self._dtype, self._chunks[name])
 
-    def _close_file(self) -> None:
-        if self._stream is not None:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-            self._stream = None
-
-    def _finish(self) -> None:
-        for key in extra_state_keys(self._layers):
-            self._tensors[key] = BytesStorageMetadata()
-            self._places[MetadataIndex(key)] = self._append([None])  # one object, and it is empty
-        self._close_file()
-        torch.save(self._common, self._folder / COMMON_FILE)
-        metadata = Metadata(state_dict_metadata=self._tensors, storage_data=self._places, version=CURRENT_DCP_VERSION)
-        (self._folder / METADATA_FILE).write_bytes(pickle.dumps(metadata))
-        (self._folder / FORMAT_FILE).write_text(json.dumps(_FORMAT), encoding="utf-8")
-
-    def __enter__(self) -> TorchDistWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        if kind is None:
-            self._finish()
-        else:
-            self._close_file()
+    def close(self) -> Segment:
+        """Write what is no weight; gives the place of the objects behind the last one."""
+        entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+        places: dict[MetadataIndex, _StorageInfo] = {}
+        for name, chunk in self._chunks.items():
+            key, layer = stored_key(name)
+            stacked = () if layer is None else (self._layers,)
+            entry = entries.setdefault(key, TensorStorageMetadata(
+                TensorProperties(dtype=self._dtype), torch.Size([*stacked, *chunk[len(stacked):]]), []))
+            offsets = torch.Size([*([] if layer is None else [layer]), *([0] * (len(chunk) - len(stacked)))])
+            entry.chunks.append(ChunkStorageMetadata(offsets, torch.Size(chunk)))
+            places[MetadataIndex(key, offsets)] = self._places[name]
+        last = list(self._places.values())[-1]
+        path, start = self.folder / last.relative_path, last.offset + last.length
+        with path.open("r+b") as stream:
+            stream.seek(start)
+            for key in extra_state_keys(self._layers):
+                entries[key] = BytesStorageMetadata()
+                places[MetadataIndex(key)] = _append_object(stream, last.relative_path)
+            stream.truncate()
+            stream.seek(start)
+            objects = stream.read()
+        torch.save(self._common, self.folder / COMMON_FILE)
+        metadata = Metadata(state_dict_metadata=entries, storage_data=places, version=CURRENT_DCP_VERSION)
+        (self.folder / METADATA_FILE).write_bytes(pickle.dumps(metadata))
+        (self.folder / FORMAT_FILE).write_text(json.dumps(_FORMAT), encoding="utf-8")
+        return Segment(last.relative_path, start, len(objects), sums.text(sums.crc32(objects)))
 
 
-class TorchDistReader:
+def _file_name(number: int) -> str:
+    return f"__0_{number}.distcp"
+
+
+def _chunk_shape(name: str, shape: Shape) -> Shape:
+    """A layer's chunk has the layer's axis in front."""
+    return shape if stored_key(name)[1] is None else (1, *shape)
+
+
+def _append_object(stream: IO[bytes], file: str) -> _StorageInfo:
+    saved = io.BytesIO()
+    torch.save([None], saved)  # one object, and it is empty
+    start = stream.tell()
+    stream.write(saved.getvalue())
+    return _StorageInfo(file, start, len(saved.getvalue()))
+
+
+class _ChunkWriting:
+    """A weight's rows on their way into its chunk."""
+
+    def __init__(self, folder: Path, name: str, place: _StorageInfo, dtype: torch.dtype, shape: Shape) -> None:
+        self._name, self._place = name, place
+        self._writer = torch_file.TensorWriter(folder / place.relative_path, place.offset, dtype, shape)
+
+    def write(self, start: int, rows: Tensor) -> None:
+        self._writer.write(rows)
+
+    def finish(self) -> tuple[dict[str, str], list[Segment]]:
+        numbers, archive = self._writer.finish()
+        place = self._place
+        return ({self._name: sums.text(numbers)},
+                [Segment(place.relative_path, place.offset, place.length, sums.text(archive))])
+
+
+class TorchDistSource:
     """The model tensors of a checkpoint saved at any TP, PP and DP; optimizer state is left alone."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         metadata = read_metadata(folder)
         self._places = metadata.storage_data
         self._tensors = {key: entry for key, entry in metadata.state_dict_metadata.items()
                          if isinstance(entry, TensorStorageMetadata) and key.startswith(_MODEL_PREFIXES)}
-        self._read_keys: set[str] = set()
 
     def _locate(self, name: str) -> tuple[str, int | None]:
         """The key that holds a parameter; checkpoints saved as non-homogeneous keep one key per layer."""
@@ -153,90 +183,103 @@ class TorchDistReader:
                               "or is incomplete")
 
     def shape(self, name: str) -> Shape:
-        """Global shape of a parameter."""
         key, layer = self._locate(name)
         size = tuple(self._tensors[key].size)
         return size if layer is None else size[1:]
 
     def layers(self, name: str) -> int | None:
-        """Length of the layer axis that a parameter is stored on; None for one with a key of its own."""
         key, layer = self._locate(name)
         return None if layer is None else self._tensors[key].size[0]
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype that a parameter is stored in."""
         return self._tensors[self._locate(name)[0]].properties.dtype
 
     def unexpected(self, names: list[str]) -> list[str]:
-        """Keys of model tensors that belong to none of these parameters."""
         return sorted(set(self._tensors) - {self._locate(name)[0] for name in names})
 
-    def read(self, name: str) -> Tensor:
-        """A whole parameter, put together from the chunks of all ranks that saved it."""
+    @property
+    def keys(self) -> dict[str, tuple[Shape, torch.dtype]]:
+        """Every model tensor that is stored: key -> global shape and dtype."""
+        return {key: (tuple(entry.size), entry.properties.dtype) for key, entry in self._tensors.items()}
+
+    def reading(self, name: str) -> _ChunkRows:
         key, layer = self._locate(name)
         entry = self._tensors[key]
-        leading = [] if layer is None else [layer]
-        whole = torch.empty(entry.size[len(leading):], dtype=entry.properties.dtype)
-        filled = 0
+        boxes = []
         for chunk in entry.chunks:
-            if layer is not None and not chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:
-                continue
-            part = self._load(key, chunk)
-            if layer is not None:
-                part = part[layer - chunk.offsets[0]]
-            corner = chunk.offsets[len(leading):]
-            whole[tuple(slice(start, start + length) for start, length in
-                        zip(corner, part.shape, strict=True))] = part
-            filled += part.numel()
-        if filled != math.prod(whole.shape):
-            raise CheckpointError(f"{self._folder}: {name} has {filled} of {math.prod(whole.shape)} numbers stored; "
+            if layer is None or chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:
+                boxes.append(_Box(self._stored(key, entry, chunk), chunk, layer, f"{name} ({key} at {list(chunk.offsets)})"))
+        shape = self.shape(name)
+        stored = sum(math.prod(box.shape) for box in boxes)
+        if stored != math.prod(shape):
+            raise CheckpointError(f"{self._folder}: {name} has {stored} of {math.prod(shape)} numbers stored; "
                                   "the checkpoint is incomplete, take another one")
-        return whole
+        return _ChunkRows(name, shape, entry.properties.dtype, boxes)
 
-    def _load(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
+    def _stored(self, key: str, entry: TensorStorageMetadata, chunk: ChunkStorageMetadata) -> StoredTensor:
         place = self._places.get(MetadataIndex(key, chunk.offsets))
         if place is None:
             raise CheckpointError(f"{self._folder}: {key} at {list(chunk.offsets)} is announced but stored nowhere; "
                                   "the checkpoint is damaged, take another one")
         path = self._folder / place.relative_path
-        try:
-            with path.open("rb") as stream:
-                piece = FileSlice(stream, place.offset, place.length)
-                tensor = torch.load(piece, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises a dozen kinds for damaged files
-            raise CheckpointError(f"{path}: {key} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
-                                  "the file is damaged, take another checkpoint") from error
-        if not isinstance(tensor, Tensor) or tensor.shape != chunk.sizes:
-            raise CheckpointError(f"{path}: {key} has another shape than .metadata says ({list(chunk.sizes)}); "
-                                  "the files belong to different checkpoints")
-        return tensor
+        stored = torch_file.load(path, start=place.offset, length=place.length, what=key)
+        if not isinstance(stored, StoredTensor) or stored.shape != tuple(chunk.sizes) or stored.dtype != entry.properties.dtype:
+            raise CheckpointError(f"{path}: {key} has another shape or dtype than .metadata says ({list(chunk.sizes)}, "
+                                  f"{entry.properties.dtype}); the files belong to different checkpoints")
+        return stored
 
 
-class FileSlice(io.RawIOBase):
-    """Part of an open file as if it were a file, so that torch.load reads one chunk without a copy of its bytes."""
+class _Box:
+    """One chunk's part of a weight: a box of its rows and columns, read row by row."""
 
-    def __init__(self, stream: IO[bytes], start: int, length: int):
-        super().__init__()
-        self._stream, self._start, self._length, self._position = stream, start, length, 0
+    def __init__(self, stored: StoredTensor, chunk: ChunkStorageMetadata, layer: int | None, name: str) -> None:
+        offsets, self.shape = tuple(chunk.offsets), tuple(chunk.sizes)
+        if layer is not None:
+            if stored.stride is None:
+                stored = _layer_of(stored, layer - offsets[0])
+            else:
+                raise CheckpointError(f"{stored.path}: {name} is stored in an unusual order; save the checkpoint anew")
+            offsets, self.shape = offsets[1:], self.shape[1:]
+        self.first, self.end = offsets[0], offsets[0] + self.shape[0]
+        self.corner = offsets[1:]
+        self._reading = Reading(stored, name)
 
-    def readable(self) -> bool:
-        return True
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start:stop of the weight, as far as they are this box's."""
+        return self._reading.rows(start - self.first, stop - self.first)
 
-    def seekable(self) -> bool:
-        return True
+    def has_all_of(self, start: int, stop: int, shape: Shape) -> bool:
+        """Whether these rows of a weight of that shape are its own alone."""
+        return self.shape[1:] == shape[1:] and self.first <= start and stop <= self.end
 
-    def tell(self) -> int:
-        return self._position
+    def finish(self) -> str:
+        return self._reading.finish()
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        wanted = min(len(view), max(0, self._length - self._position))
-        self._stream.seek(self._start + self._position)
-        count = self._stream.readinto(view[:wanted])
-        self._position += count
-        return count
+def _layer_of(stored: StoredTensor, index: int) -> StoredTensor:
+    """One layer of a tensor with an axis of layers in front; the sum is that of a chunk of one layer only."""
+    size = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+    return StoredTensor(stored.path, stored.dtype, stored.shape[1:], stored.offset + index * size,
+                        crc32=stored.crc32 if stored.shape[0] == 1 else None)
+
+
+class _ChunkRows:
+    """Rows of a weight, put together from the chunks of all ranks that saved it."""
+
+    def __init__(self, name: str, shape: Shape, dtype: torch.dtype, boxes: list[_Box]) -> None:
+        self._name, self._shape, self._dtype, self._boxes = name, shape, dtype, boxes
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        touched = [box for box in self._boxes if box.first < stop and start < box.end]
+        if len(touched) == 1 and touched[0].has_all_of(start, stop, self._shape):
+            return touched[0].rows(start, stop)
+        joined = torch.empty(stop - start, *self._shape[1:], dtype=self._dtype)
+        for box in touched:
+            first, end = max(start, box.first), min(stop, box.end)
+            columns = tuple(slice(corner, corner + size) for corner, size in zip(box.corner, box.shape[1:], strict=True))
+            joined[(slice(first - start, end - start), *columns)] = box.rows(first, end)
+        return joined
+
+    def finish(self) -> dict[str, str]:
+        found = [box.finish() for box in self._boxes]
+        return {self._name: found[0]} if len(found) == 1 else {f"{self._name}[{n}]": each for n, each in enumerate(found)}

@@ -6,6 +6,7 @@
     Gated   gate and up projections <-> linear_fc1: gate rows, then up rows
     Ignored a Hugging Face tensor that carries no information; dropped when read, never written
 
+A rule moves rows and nothing else: `blocks` says which, for both directions, for whole tensors and for pieces of them.
 Names hold `{i}` where the layer's number goes; Megatron names are those of the local layer spec. Shapes are words of
 `sizes`. All tensors here are whole: cutting for tensor parallelism is megatron-core's own work at load time.
 """
@@ -38,6 +39,19 @@ def _always(architecture: Architecture) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class Block:
+    """Rows that lie together, and in the same order, on both sides."""
+
+    part: int
+    """Which of the rule's Hugging Face tensors."""
+    hf: int
+    """First row in that."""
+    megatron: int
+    """First row in the megatron tensor."""
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Same:
     """megatron = hf."""
 
@@ -53,18 +67,12 @@ class Same:
     def megatron_shape(self, a: Architecture) -> Shape:
         return _shape(self.shape, a)
 
-    def to_megatron(self, tensors: Sequence[Tensor], a: Architecture) -> Tensor:
-        return tensors[0]
-
-    def to_hf(self, tensor: Tensor, a: Architecture) -> list[Tensor]:
-        return [tensor]
+    def blocks(self, a: Architecture) -> list[Block]:
+        return [Block(0, 0, 0, self.megatron_shape(a)[0])]
 
 
 class Rows(Same):
     """megatron = hf, with any number of padding rows behind, which are cut off on the way out."""
-
-    def to_hf(self, tensor: Tensor, a: Architecture) -> list[Tensor]:
-        return [tensor[:a.vocabulary]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +95,14 @@ class QKV:
     def megatron_shape(self, a: Architecture) -> Shape:
         return _shape(f"qkv {self.columns}", a)
 
-    def to_megatron(self, tensors: Sequence[Tensor], a: Architecture) -> Tensor:
-        import torch
-
-        by_group = [tensor.unflatten(0, (a.groups, -1)) for tensor in tensors]
-        return torch.cat(by_group, dim=1).flatten(0, 1)
-
-    def to_hf(self, tensor: Tensor, a: Architecture) -> list[Tensor]:
-        queries = a.heads // a.groups * a.head_width
-        by_group = tensor.unflatten(0, (a.groups, -1)).split([queries, a.head_width, a.head_width], dim=1)
-        return [part.flatten(0, 1) for part in by_group]
+    def blocks(self, a: Architecture) -> list[Block]:
+        queries, width = a.heads // a.groups * a.head_width, a.head_width
+        found = []
+        for group in range(a.groups):
+            first = group * (queries + 2 * width)
+            found += [Block(0, group * queries, first, queries), Block(1, group * width, first + queries, width),
+                      Block(2, group * width, first + queries + width, width)]
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +121,8 @@ class Gated:
     def megatron_shape(self, a: Architecture) -> Shape:
         return _shape(f"gate_up {self.columns}", a)
 
-    def to_megatron(self, tensors: Sequence[Tensor], a: Architecture) -> Tensor:
-        import torch
-
-        return torch.cat(list(tensors))
-
-    def to_hf(self, tensor: Tensor, a: Architecture) -> list[Tensor]:
-        return list(tensor.chunk(2))
+    def blocks(self, a: Architecture) -> list[Block]:
+        return [Block(0, 0, 0, a.ffn), Block(1, 0, a.ffn, a.ffn)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +164,11 @@ class Weight:
         return [(_placed(name, self.layer), shape) for name, shape in self.rule.hf_tensors(self.architecture)]
 
     @property
+    def blocks(self) -> list[Block]:
+        """What lies where on both sides: every row once, ascending in the megatron tensor and in each Hugging Face tensor."""
+        return self.rule.blocks(self.architecture)
+
+    @property
     def padded(self) -> bool:
         """Whether the megatron tensor may have more rows than `megatron_shape` says."""
         return isinstance(self.rule, Rows)
@@ -170,15 +176,30 @@ class Weight:
 
 def to_megatron(weight: Weight, tensors: Sequence[Tensor]) -> Tensor:
     """The megatron tensor made of a weight's Hugging Face tensors, given in the order of `weight.hf`."""
+    import torch
+
     for (name, shape), tensor in zip(weight.hf, tensors, strict=True):
         _require_shape(name, tuple(tensor.shape), shape)
-    return weight.rule.to_megatron(tensors, weight.architecture)
+    blocks = weight.blocks
+    if len(blocks) == 1:
+        return tensors[0]
+    return torch.cat([tensors[block.part][block.hf:block.hf + block.rows] for block in blocks])
 
 
 def to_hf(weight: Weight, tensor: Tensor) -> list[Tensor]:
     """The Hugging Face tensors inside a megatron tensor, in the order of `weight.hf`."""
     check_megatron_shape(weight, tuple(tensor.shape))
-    return weight.rule.to_hf(tensor, weight.architecture)
+    return split_rows(weight, tensor)
+
+
+def split_rows(weight: Weight, tensor: Tensor) -> list[Tensor]:
+    """As `to_hf`, for a tensor of any width whose rows are the megatron tensor's: an adapter's B."""
+    import torch
+
+    parts: list[list[Tensor]] = [[] for _ in weight.hf]
+    for block in weight.blocks:  # in the order of the megatron rows, and so in that of each part's
+        parts[block.part].append(tensor[block.megatron:block.megatron + block.rows])
+    return [rows[0] if len(rows) == 1 else torch.cat(rows) for rows in parts]
 
 
 def check_megatron_shape(weight: Weight, found: Shape, *, where: str = "") -> None:

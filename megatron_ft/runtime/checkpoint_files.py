@@ -8,15 +8,16 @@ import os
 import re
 import shutil
 import threading
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from megatron_ft.runtime import sums
+
 HIDDEN_PARTIAL, HIDDEN_REMOVED = ".{}.partial", ".{}.removed"
 """A checkpoint that is being written, and one that is being removed; the braces stand for its name."""
 _HIDDEN = re.compile(r"\.iter_\d{7,}\.(partial|removed)|\.latest_checkpointed_iteration\.txt\.\w+")
-_CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 16 * 2**20
 _READERS = 4  # files that one rank reads at a time: one stream does not fill a parallel file system's bandwidth
 
 
@@ -44,17 +45,17 @@ class SummedFile:
     def write(self, data: bytes | memoryview) -> int:
         """Append; after an error, or when told to stop, nothing is written any more."""
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), _CHUNK_BYTES):
+        for start in range(0, len(view), CHUNK_BYTES):
             if self._stop is not None and self._stop.is_set():
                 self._error = self._error or InterruptedError(f"{self.path}: writing was given up")
             if self._error is not None:
                 break
-            chunk = view[start:start + _CHUNK_BYTES]
+            chunk = view[start:start + CHUNK_BYTES]
             try:
                 self._stream.write(chunk)
             except OSError as error:
                 self._error = self._named(error)
-            self._sum = zlib.crc32(chunk, self._sum)
+            self._sum = sums.crc32(chunk, self._sum)
         self._bytes += len(view)
         return len(view)
 
@@ -102,9 +103,16 @@ def record(path: Path) -> Record:
     """Read a file to its end and say what it is."""
     size, total = 0, 0
     with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            size, total = size + len(chunk), zlib.crc32(chunk, total)
+        while chunk := stream.read(CHUNK_BYTES):
+            size, total = size + len(chunk), sums.crc32(chunk, total)
     return Record(size, f"{total:08x}")
+
+
+def records(folder: Path, *, known: Mapping[str, Record]) -> dict[str, Record]:
+    """What every file of a folder is, by its path in it; those that are known already are not read."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return {name: known[name] if name in known else record(path) for name, path in zip(names, paths, strict=True)}
 
 
 def damage(folder: Path, files: Mapping[str, Record]) -> list[str]:

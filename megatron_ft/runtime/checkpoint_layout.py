@@ -23,8 +23,8 @@ from megatron_ft.errors import CheckpointError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime.checkpoint_files import Record
 
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, 2)  # 1 has no `files`, `progress`, `layout` and `optimizer_state`
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (1, 2, 3)  # 2 has no `tensor_crc32`, 1 has no `files`, `progress`, `layout` and `optimizer_state`
 RELEASE = "release"
 LATEST_FILE = "latest_checkpointed_iteration.txt"
 MANIFEST_FILE = "megatron_ft.json"
@@ -54,7 +54,9 @@ class Manifest:
     optimizer_state: tuple[str, ...] = ()
     """Names of what the optimizer keeps for each trained weight; empty for weights alone."""
     files: dict[str, Record] = dataclasses.field(default_factory=dict)
-    """Every other file of the folder by its path in it; empty where a conversion or an older version wrote it."""
+    """Every other file of the folder by its path in it; empty where an older version wrote it."""
+    tensor_crc32: dict[str, str] = dataclasses.field(default_factory=dict)
+    """CRC-32 of each converted weight as stored, 8 hexadecimal digits; empty for what training saved."""
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: package_versions())
     kind: str = "torch_dist"
     format_version: int = FORMAT_VERSION

@@ -1,4 +1,4 @@
-"""Hugging Face model folders: weights read tensor by tensor and written shard by shard, and the small files beside."""
+"""Hugging Face model folders: where their weights lie, the files to write them into, and the small files beside."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +15,9 @@ from torch import Tensor
 from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.runtime.safetensors_stream import Entry, SafetensorsWriter, read_header, read_tensor
+from megatron_ft.runtime import torch_file
+from megatron_ft.runtime.safetensors_stream import read_header
+from megatron_ft.runtime.stored_tensor import StoredTensor
 
 COMPANION_PATTERNS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
                       "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template*")
@@ -26,61 +27,23 @@ _SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Weights(Protocol):
+class Weights:
     """The weights of a folder: what they are is known at once, their numbers when asked for."""
 
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, torch.dtype]
-    files: list[Path]
+    def __init__(self, files: list[Path], tensors: dict[str, StoredTensor]) -> None:
+        self.files, self.tensors = files, tensors
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
 
     def read(self, name: str) -> Tensor:
         """One tensor, in the file's dtype."""
+        return self.tensors[name].read()
 
 
-class SafetensorsWeights:
-    """Weights in one or several safetensors files."""
-
-    def __init__(self, files: list[Path]):
-        self.files = files
-        self._entries: dict[str, tuple[Path, Entry]] = {}
-        for path in files:
-            for name, entry in read_header(path).items():
-                self._entries[name] = (path, entry)
-        self.shapes = {name: entry.shape for name, (_, entry) in self._entries.items()}
-        self.dtypes = {name: entry.dtype for name, (_, entry) in self._entries.items()}
-
-    def read(self, name: str) -> Tensor:
-        path, entry = self._entries[name]
-        return read_tensor(path, entry)
-
-
-class PickledWeights:
-    """Weights in pytorch_model*.bin files: opened without running their pickle's code, mapped and not loaded."""
-
-    def __init__(self, files: list[Path]):
-        self.files = files
-        self._tensors: dict[str, Tensor] = {}
-        for path in files:
-            self._tensors.update(_load_pickled(path))
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
-
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-
-def _load_pickled(path: Path) -> dict[str, Tensor]:
-    try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            loaded = torch.load(path, map_location="cpu", weights_only=True)  # the format of torch before 1.6
-    except Exception as error:  # torch raises a dozen kinds for damaged files
-        raise CheckpointError(f"{path}: cannot be read as tensors ({type(error).__name__}: {str(error)[:200]}); it is "
-                              "damaged or holds more than tensors: take the model's safetensors files") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+def _pickled_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Of a pytorch_model*.bin file, whose pickle's code is not run."""
+    loaded = torch_file.load(path)
+    if not isinstance(loaded, dict) or not all(isinstance(value, StoredTensor) for value in loaded.values()):
         raise CheckpointError(f"{path}: holds something else than tensors by name; take the model's safetensors files")
     return loaded
 
@@ -90,12 +53,11 @@ def open_weights(folder: str | Path) -> Weights:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give a Hugging Face model folder")
-    for single, kind in ((_SAFETENSORS, SafetensorsWeights), (_PICKLED, PickledWeights)):
+    for single, tensors_of in ((_SAFETENSORS, read_header), (_PICKLED, _pickled_tensors)):
         index = folder / f"{single}.index.json"
-        if index.is_file():
-            return kind(_files_of_index(index))
-        if (folder / single).is_file():
-            return kind([folder / single])
+        if index.is_file() or (folder / single).is_file():
+            files = _files_of_index(index) if index.is_file() else [folder / single]
+            return Weights(files, {name: tensor for path in files for name, tensor in tensors_of(path).items()})
     raise CheckpointError(f"{folder}: holds no weights; expected {_SAFETENSORS}, {_PICKLED} or their .index.json "
                           "(a clone without git-lfs has none)")
 
@@ -161,23 +123,27 @@ def shards(groups: Iterable[dict[str, tuple[int, ...]]], itemsize: int, limit: i
     return files
 
 
-def write_weights(folder: str | Path, files: list[dict[str, tuple[int, ...]]], tensors: Iterator[tuple[str, Tensor]],
-                  dtype: torch.dtype) -> None:
-    """Write safetensors shards and, for more than one, their index.
+def file_names(files: int) -> list[str]:
+    """Names of the safetensors files of a model.
+
+    >>> file_names(1), file_names(2)
+    (['model.safetensors'], ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'])
+    """
+    if files == 1:
+        return [_SAFETENSORS]
+    return [f"model-{number:05d}-of-{files:05d}.safetensors" for number in range(1, files + 1)]
+
+
+def write_index(folder: Path, files: dict[str, dict[str, tuple[int, ...]]], dtype: torch.dtype) -> None:
+    """Write which file holds which tensor, where there are several.
 
     Args:
-        files: what each file holds, in order (from `shards`).
-        tensors: exactly those tensors in that order, already of `dtype`; each is taken when its turn comes.
+        files: file name -> name and shape of what it holds.
     """
-    folder, weight_map = Path(folder), {}
-    for number, held in enumerate(files, start=1):
-        name = _SAFETENSORS if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        with SafetensorsWriter(folder / name, held, dtype) as writer:
-            for _ in held:
-                writer.write(*next(tensors))
-        weight_map.update(dict.fromkeys(held, name))
-    if len(files) > 1:
-        numbers = sum(math.prod(shape) for held in files for shape in held.values())
-        index = {"metadata": {"total_parameters": numbers, "total_size": numbers * dtype.itemsize},
-                 "weight_map": dict(sorted(weight_map.items()))}
-        (folder / f"{_SAFETENSORS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    if len(files) == 1:
+        return
+    numbers = sum(math.prod(shape) for held in files.values() for shape in held.values())
+    weight_map = {name: file for file, held in files.items() for name in held}
+    index = {"metadata": {"total_parameters": numbers, "total_size": numbers * dtype.itemsize},
+             "weight_map": dict(sorted(weight_map.items()))}
+    (folder / f"{_SAFETENSORS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files one tensor at a time, so that memory is one tensor's and not one shard's.
+"""Says where the tensors of a safetensors file lie, and makes a file for tensors that are written in any order.
 
 The format (huggingface/safetensors, README "Format"): 8 bytes header length (u64, little endian), the header as JSON
 {name: {"dtype", "shape", "data_offsets": [begin, end]}} padded with spaces, then the tensors' bytes without gaps.
@@ -6,40 +6,23 @@ The format (huggingface/safetensors, README "Format"): 8 bytes header length (u6
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import struct
 from pathlib import Path
-from types import TracebackType
 
 import torch
-from torch import Tensor
 
 from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime.dtypes import SAFETENSORS, SAFETENSORS_NAMES
+from megatron_ft.runtime.stored_tensor import StoredTensor
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 _ALIGNMENT_BYTES = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies in a file."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-    """From the start of the file."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its numbers."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def read_header(path: str | Path) -> dict[str, Entry]:
+def read_header(path: str | Path) -> dict[str, StoredTensor]:
     """Every tensor of a file by name; CheckpointError when the file is cut short or is no safetensors file."""
     path = Path(path)
     size = path.stat().st_size
@@ -52,7 +35,7 @@ def read_header(path: str | Path) -> dict[str, Entry]:
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
-        entries = {name: Entry(SAFETENSORS[item["dtype"]], tuple(item["shape"]), start + item["data_offsets"][0])
+        entries = {name: StoredTensor(path, SAFETENSORS[item["dtype"]], tuple(item["shape"]), start + item["data_offsets"][0])
                    for name, item in header.items()}
         spans = [(item["data_offsets"][1] - item["data_offsets"][0], entries[name]) for name, item in header.items()]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -63,54 +46,26 @@ def read_header(path: str | Path) -> dict[str, Entry]:
     return entries
 
 
-def read_tensor(path: str | Path, entry: Entry) -> Tensor:
-    """One tensor's numbers, in memory of its own."""
-    flat = torch.empty(entry.nbytes, dtype=torch.uint8)
-    with Path(path).open("rb", buffering=0) as stream:
-        stream.seek(entry.offset)
-        view, got = memoryview(flat.numpy()), 0
-        while got < entry.nbytes:
-            count = stream.readinto(view[got:])  # one call returns at most 2 GiB
-            if not count:
-                raise _damaged(Path(path), f"its end after {got} of a tensor's {entry.nbytes} bytes")
-            got += count
-    return flat.view(entry.dtype).reshape(entry.shape)
+def create(path: str | Path, tensors: dict[str, tuple[int, ...]], dtype: torch.dtype) -> tuple[bytes, dict[str, StoredTensor]]:
+    """Make a file of its full size with its header, whose tensors are then to be written where they belong.
 
-
-class SafetensorsWriter:
-    """Writes a file whose tensors are known by name, shape and dtype beforehand and are then given in that order."""
-
-    def __init__(self, path: str | Path, tensors: dict[str, tuple[int, ...]], dtype: torch.dtype):
-        self.path = Path(path)
-        self._dtype = dtype
-        self._expected = list(tensors.items())
-        self._stream = self.path.open("wb")
-        self._stream.write(self._header())
-
-    def _header(self) -> bytes:
-        offset, header = 0, {"__metadata__": {"format": "pt"}}
-        for name, shape in self._expected:
-            end = offset + math.prod(shape) * self._dtype.itemsize
-            header[name] = {"dtype": SAFETENSORS_NAMES[self._dtype], "shape": list(shape),
-                            "data_offsets": [offset, end]}
-            offset = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-        return _LENGTH.pack(len(text)) + text
-
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Append the next tensor; it must be the one announced for this place."""
-        expected, shape = self._expected.pop(0)
-        assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, self._dtype), (name, expected)
-        self._stream.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
-
-    def __enter__(self) -> SafetensorsWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self._stream.close()
-        assert kind or not self._expected, self._expected
+    A file that is there already keeps what lies behind the header.
+    Returns:
+        the header's bytes, and each tensor's place; they lie one after the other, in the order given.
+    """
+    path, offset, header = Path(path), 0, {"__metadata__": {"format": "pt"}}
+    for name, shape in tensors.items():
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    start = _LENGTH.pack(len(text)) + text
+    with path.open("r+b" if path.exists() else "wb") as stream:
+        stream.write(start)
+        stream.truncate(len(start) + offset)
+    return start, {name: StoredTensor(path, dtype, tuple(shape), len(start) + header[name]["data_offsets"][0])
+                   for name, shape in tensors.items()}
 
 
 def _damaged(path: Path, found: str) -> CheckpointError:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ft.conversion import hf_to_megatron, megatron_to_hf
-from megatron_ft.conversion.torch_dist import TorchDistReader
+from megatron_ft.conversion.torch_dist import TorchDistSource
 from tests.conversion.resave import SAVED
 from tests.small_models import VARIANTS, make_hf_model
 
@@ -45,8 +45,8 @@ def test_what_megatron_core_saves_at_any_layout_comes_back_bit_for_bit(resaved, 
 @pytest.mark.slow
 @pytest.mark.parametrize("tp, pp, rows", [(1, 1, 256), (2, 1, 256)])
 def test_megatron_core_pads_the_vocabulary_that_the_converter_leaves_as_it_is(resaved, tp, pp, rows):
-    assert TorchDistReader(resaved / "llama-gqa/release").shape("output_layer.weight") == (203, 48)
-    padded = TorchDistReader(resaved / f"llama-gqa-tp{tp}-pp{pp}")
+    assert TorchDistSource(resaved / "llama-gqa/release").shape("output_layer.weight") == (203, 48)
+    padded = TorchDistSource(resaved / f"llama-gqa-tp{tp}-pp{pp}")
     assert padded.shape("output_layer.weight") == (rows, 48)
     assert not padded.read("output_layer.weight")[203:].any()
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from megatron_ft.config import Lora
 from megatron_ft.conversion import lora_to_hf, megatron_to_hf, verify
+from megatron_ft.conversion.megatron_to_hf import Options
 from megatron_ft.errors import CheckpointError, ConfigError
 from tests.conversion.test_scripts import run
 from tests.small_models import VARIANTS
@@ -123,10 +124,10 @@ def test_the_base_may_be_named_and_may_be_a_hugging_face_folder(exported, tmp_pa
 
 def test_adapters_are_added_in_float32_and_then_rounded_once(exported, tmp_path):
     _, checkpoints, adapter, merged = exported("starcoder", "mqa")
-    half = load_file(lora_to_hf.convert(checkpoints, tmp_path / "merged", form="merged", dtype="bfloat16")
+    half = load_file(lora_to_hf.convert(checkpoints, tmp_path / "merged", Options(dtype="bfloat16"), form="merged")
                      / "model.safetensors")
     assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in load_file(merged / "model.safetensors").items())
-    half = load_file(lora_to_hf.convert(checkpoints, tmp_path / "adapter", form="adapter", dtype="bfloat16")
+    half = load_file(lora_to_hf.convert(checkpoints, tmp_path / "adapter", Options(dtype="bfloat16"), form="adapter")
                      / "adapter_model.safetensors")
     stored = load_file(adapter / "adapter_model.safetensors")
     assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in stored.items())

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_ft.conversion import hf_to_megatron, megatron_to_hf
+from megatron_ft.conversion.megatron_to_hf import Options
 from megatron_ft.runtime import checkpoint_layout, hf_files
 from tests.small_models import VARIANTS, make_hf_model
 
@@ -33,7 +34,7 @@ def logits(folder: Path, *, tokens: int) -> torch.Tensor:
 
 def there_and_back(hf, folder, **options):
     hf_to_megatron.convert(hf, folder / "megatron")
-    return megatron_to_hf.convert(folder / "megatron", folder / "back", **options)
+    return megatron_to_hf.convert(folder / "megatron", folder / "back", Options(**options))
 
 
 @pytest.mark.parametrize("family, variant", VARIANTS)
@@ -105,14 +106,15 @@ def test_tokenizer_and_generation_files_go_along_and_nothing_else(tmp_path):
     back = there_and_back(hf, tmp_path)
     assert {path.name for path in back.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer.model",
-        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
+        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "conversion.json", "README.md"}
+    assert (back / "README.md").read_text() != "README.md", "the source's model card is not this model's"
     assert (back / "tokenizer.model").read_text() == "tokenizer.model"
 
 
 def test_a_requested_dtype_is_what_is_written(tmp_path):
     hf = make_hf_model("llama", "gqa", tmp_path / "hf")
     hf_to_megatron.convert(hf, tmp_path / "megatron", dtype="bfloat16")
-    back = megatron_to_hf.convert(tmp_path / "megatron", tmp_path / "back", dtype="float32")
+    back = megatron_to_hf.convert(tmp_path / "megatron", tmp_path / "back", Options(dtype="float32"))
     expected = {name: tensor.bfloat16().float() for name, tensor in tensors_of(hf).items()}
     assert_same_bits(tensors_of(back), expected)
 

@@ -70,7 +70,7 @@ def test_a_damaged_or_newer_manifest_is_refused(tmp_path):
     folder = checkpoint(tmp_path, 1)
     manifest = layout.Manifest.read(folder)
     dataclasses.replace(manifest, format_version=99).write(folder)
-    with pytest.raises(CheckpointError, match="format_version is 99, this program reads 2"):
+    with pytest.raises(CheckpointError, match="format_version is 99, this program reads 3"):
         layout.Manifest.read(folder)
     (folder / layout.MANIFEST_FILE).write_text('{"format_version": 1}')
     with pytest.raises(CheckpointError, match="is not a manifest of this project"):

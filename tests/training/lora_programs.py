@@ -14,7 +14,7 @@ from megatron_ft.runtime.device import Process
 
 def write_adapters(base: Path, output: Path, lora: Lora, *, dtype: torch.dtype = torch.float32) -> Path:
     """A complete LoRA checkpoint on top of checkpoint root `base`, its A and B random; gives its folder."""
-    from megatron_ft.conversion.torch_dist import TorchDistWriter
+    from megatron_ft.conversion.torch_dist import TorchDistSink
     from megatron_ft.families import get, rules
     from megatron_ft.runtime import checkpoint_layout, lora_layout
 
@@ -23,14 +23,18 @@ def write_adapters(base: Path, output: Path, lora: Lora, *, dtype: torch.dtype =
     folder = output / "iter_0000007"
     folder.mkdir(parents=True)
     random = torch.Generator().manual_seed(5)
-    with TorchDistWriter(folder, layers=whole.architecture.layers) as writer:
-        for weight in rules.weights(get(whole.family).RULES, whole.architecture):
-            if weight.megatron.endswith(tuple(f".{module}.weight" for module in lora_layout.adapted(lora))):
-                rows, columns = weight.megatron_shape
-                for name, shape in zip(lora_layout.adapter_names(weight.megatron), ((lora.rank, columns), (rows, lora.rank)),
-                                       strict=True):
-                    tensor = torch.randn(shape, generator=random) / shape[1] ** 0.5
-                    writer.write(name, tensor.to(dtype))
+    shapes = {}
+    for weight in rules.weights(get(whole.family).RULES, whole.architecture):
+        if weight.megatron.endswith(tuple(f".{module}.weight" for module in lora_layout.adapted(lora))):
+            rows, columns = weight.megatron_shape
+            a, b = lora_layout.adapter_names(weight.megatron)
+            shapes[a], shapes[b] = (lora.rank, columns), (rows, lora.rank)
+    sink = TorchDistSink(folder, shapes, dtype, layers=whole.architecture.layers)
+    for name, shape in shapes.items():
+        writing = sink.chunk(name)
+        writing.write(0, (torch.randn(shape, generator=random) / shape[1] ** 0.5).to(dtype))
+        writing.finish()
+    sink.close()
     checkpoint_layout.Manifest(whole.architecture, whole.stored_vocabulary, str(dtype).removeprefix("torch."), iteration=7,
                                source={"base": str(release), **lora_layout.source(lora, release)}).write(folder)
     (folder / "hf").symlink_to(release / "hf")

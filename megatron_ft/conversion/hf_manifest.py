@@ -1,0 +1,75 @@
+"""What a converted Hugging Face folder says about itself: conversion.json for programs, README.md (a model card) for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_ft import cli
+from megatron_ft.conversion import model_card
+from megatron_ft.conversion.streams import Sums
+from megatron_ft.errors import CheckpointError
+from megatron_ft.families.architecture import Architecture
+from megatron_ft.runtime import checkpoint_files, checkpoint_layout
+from megatron_ft.runtime.checkpoint_files import Record
+
+FILE = "conversion.json"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HfManifest:
+    """What a folder was made of and what each of its tensors and files must be."""
+
+    checkpoint: str
+    iteration: int
+    source: dict[str, Any]
+    """The checkpoint's own `Manifest.source`."""
+    tensor_crc32: dict[str, str]
+    """CRC-32 of each tensor's bytes, by its name in the folder, 8 hexadecimal digits."""
+    files: dict[str, Record]
+    """Every other file of the folder."""
+    versions: dict[str, str] = dataclasses.field(default_factory=lambda: checkpoint_layout.package_versions())
+    version: int = _VERSION
+
+
+def write(folder: Path, checkpoint: Path, architecture: Architecture, moved: Sums, *, known: Mapping[str, Record],
+          evaluations: Sequence[Path] = ()) -> None:
+    """Write both into a folder that has everything else.
+
+    Args:
+        checkpoint: the checkpoint folder that the weights came from.
+        known: what the weight files are.
+        evaluations: folders that the evaluator has written, for the model card.
+    """
+    if (checkpoint / checkpoint_layout.MANIFEST_FILE).is_file():
+        of = checkpoint_layout.Manifest.read(checkpoint)
+        source, iteration = of.source, of.iteration
+    else:
+        source, iteration = {}, 0
+    (folder / model_card.FILE).write_text(
+        model_card.text(architecture, checkpoint=checkpoint, iteration=iteration, source=source, evaluations=evaluations),
+        encoding="utf-8")
+    manifest = HfManifest(checkpoint=str(checkpoint.resolve()), iteration=iteration, source=source, tensor_crc32=moved.written,
+                          files=checkpoint_files.records(folder, known=known))
+    cli.write_text_atomically(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+
+
+def read(folder: str | Path) -> HfManifest | None:
+    """The manifest of a folder; None where there is none. CheckpointError when it cannot be read."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            raise CheckpointError(f"{path}: version is {content['version']}, this program reads {_VERSION}; use the "
+                                  "megatron_ft version that wrote it")
+        content["files"] = {name: Record(**about) for name, about in content["files"].items()}
+        return HfManifest(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is not what a conversion writes ({type(error).__name__}: {error}); "
+                              "convert again") from error
