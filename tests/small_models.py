@@ -12,6 +12,16 @@ _STARCODER = {"vocab_size": 211, "n_positions": 97, "n_embd": 60, "n_layer": 4, 
 _LLAMA = {"vocab_size": 203, "hidden_size": 48, "intermediate_size": 92, "num_hidden_layers": 4,
           "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 112,
           "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2}
+_STARCODER2 = {"vocab_size": 209, "hidden_size": 56, "intermediate_size": 100, "num_hidden_layers": 4,
+               "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 104, "sliding_window": 7,
+               "residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1, "bos_token_id": 0,
+               "eos_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}
+_MISTRAL = {"vocab_size": 205, "hidden_size": 52, "intermediate_size": 88, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 18, "max_position_embeddings": 106,
+            "sliding_window": 11, "rms_norm_eps": 1e-5}
+_QWEN2 = {"vocab_size": 207, "hidden_size": 64, "intermediate_size": 108, "num_hidden_layers": 4, "num_attention_heads": 4,
+          "num_key_value_heads": 1, "max_position_embeddings": 110, "rms_norm_eps": 1e-6, "bos_token_id": 1,
+          "eos_token_id": 2, "tie_word_embeddings": True}
 _LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
@@ -28,6 +38,14 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
         "bias_linear": {**_LLAMA, "attention_bias": True, "mlp_bias": True,
                         "rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}},
     },
+    # Windows that the longer documents of the tests reach out of
+    "starcoder2": {"gqa_window": _STARCODER2},
+    "mistral": {"window": _MISTRAL},
+    "qwen2": {
+        "tied": _QWEN2,
+        "untied_window": {**_QWEN2, "num_key_value_heads": 2, "tie_word_embeddings": False, "use_sliding_window": True,
+                          "sliding_window": 9, "max_window_layers": 0},
+    },
 }
 """family -> variant -> keyword arguments of the transformers config class."""
 
@@ -43,10 +61,12 @@ VARIANTS = [(family, variant) for family, variants in SMALL.items() for variant 
 
 def hf_config(family: str, variant: str) -> Any:
     """The transformers config object of a small model."""
-    from transformers import GPTBigCodeConfig, LlamaConfig
+    from transformers import GPTBigCodeConfig, LlamaConfig, MistralConfig, Qwen2Config, Starcoder2Config
 
+    classes = {"starcoder": GPTBigCodeConfig, "llama": LlamaConfig, "starcoder2": Starcoder2Config, "mistral": MistralConfig,
+               "qwen2": Qwen2Config}
     sizes = EIGHT[family] if variant == "eight" else SMALL[family][variant]
-    return {"starcoder": GPTBigCodeConfig, "llama": LlamaConfig}[family](**sizes)
+    return classes[family](**sizes)
 
 
 def make_hf_model(family: str, variant: str, path: str | Path, *, dtype: str = "float32", seed: int = 1234) -> Path:

@@ -63,6 +63,12 @@ class ConfigReader:
             raise self.refusal(key, value, "a whole number above 0")
         return value
 
+    def integer_or_none(self, key: str, absent: int | None) -> int | None:
+        """A whole number above 0, None where the key is null, `absent` where it is not there: of some keys the two differ."""
+        if key not in self._left:
+            return absent
+        return self.take(key) if self._left[key] is None else self.integer(key, 0)
+
     def number(self, key: str, default: float) -> float:
         """A number from 0 up."""
         value = self.take(key, default)
@@ -103,3 +109,23 @@ class ConfigReader:
             raise ConfigError(f"{self.where}: unknown key{'s' * (len(unknown) > 1)} {listed}; "
                               "what it changes in the model is not known here, so nothing is converted; remove a key "
                               "only if you are sure that it has no effect on the weights' function")
+
+
+def read_heads(reader: ConfigReader, *, absent: Mapping[str, int]) -> dict[str, int]:
+    """`hidden`, `heads`, `groups` and `head_width` of a config in llama's words, whose heads have rotary positions.
+
+    Args:
+        absent: what it means that a key is not there; of num_key_value_heads, if not listed: as many as heads.
+    """
+    hidden = reader.integer("hidden_size", absent["hidden_size"])
+    heads = reader.integer("num_attention_heads", absent["num_attention_heads"])
+    groups = reader.integer_or_none("num_key_value_heads", absent.get("num_key_value_heads")) or heads
+    if heads % groups:
+        raise reader.refusal("num_key_value_heads", groups, f"a divisor of num_attention_heads, which is {heads}")
+    head_width = reader.integer_or_none("head_dim", None)
+    if head_width is None and hidden % heads:
+        raise reader.refusal("hidden_size", hidden, f"a multiple of num_attention_heads, which is {heads}, or head_dim")
+    head_width = head_width or hidden // heads
+    if head_width % 2:
+        raise reader.refusal("head_dim", head_width, "an even number: rotary positions turn pairs")
+    return {"hidden": hidden, "heads": heads, "groups": groups, "head_width": head_width}

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.families.hf_config import ConfigReader
+from megatron_ft.families.hf_config import ConfigReader, read_heads
 from megatron_ft.families.rope import read_rope, rope_hf_config
 from megatron_ft.families.rules import QKV, Gated, Ignored, Rows, Same
 
 NAME = "llama"
 HF_MODEL_TYPES = ("llama",)
 
+_ABSENT = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "vocab_size": 32000, "max_position_embeddings": 2048}
+"""What transformers takes a key to be that is not there."""
 _UNUSED_KEYS = frozenset({"max_sequence_length"})
 """In the first LLaMA conversions, beside max_position_embeddings, which is what transformers reads."""
 
@@ -73,7 +76,7 @@ RULES = (
          "model.layers.{i}.self_attn.v_proj.weight")),
     QKV("decoder.layers.{i}.self_attention.linear_qkv.bias",
         ("model.layers.{i}.self_attn.q_proj.bias", "model.layers.{i}.self_attn.k_proj.bias",
-         "model.layers.{i}.self_attn.v_proj.bias"), columns="", when=_biased),
+         "model.layers.{i}.self_attn.v_proj.bias"), columns="", when=lambda a: a.qkv_bias),
     Same("decoder.layers.{i}.self_attention.linear_proj.weight", "model.layers.{i}.self_attn.o_proj.weight",
          "hidden query"),
     Same("decoder.layers.{i}.self_attention.linear_proj.bias", "model.layers.{i}.self_attn.o_proj.bias", "hidden",
@@ -90,46 +93,54 @@ RULES = (
     Ignored("lm_head.weight", equals="model.embed_tokens.weight", when=lambda a: a.tied_head),
     Ignored("model.layers.{i}.self_attn.rotary_emb.inv_freq"),
 )
+"""Mistral's and Qwen2's too: they have the same weights by the same names."""
 
 
 def architecture(hf: Mapping[str, Any], *, where: str = "config.json") -> Architecture:
     """Read a llama config; ConfigError for any key or value whose meaning is not implemented."""
     reader = ConfigReader(hf, where)
-    hidden, heads = reader.integer("hidden_size", 4096), reader.integer("num_attention_heads", 32)
-    groups = reader.integer("num_key_value_heads", heads)
-    if heads % groups:
-        raise reader.refusal("num_key_value_heads", groups, f"a divisor of num_attention_heads, which is {heads}")
-    if "head_dim" not in hf and hidden % heads:
-        raise reader.refusal("hidden_size", hidden, f"a multiple of num_attention_heads, which is {heads}, or head_dim")
-    head_width = reader.integer("head_dim", hidden // heads)
-    if head_width % 2:
-        raise reader.refusal("head_dim", head_width, "an even number: rotary positions turn pairs")
     attention_bias, mlp_bias = reader.flag("attention_bias", False), reader.flag("mlp_bias", False)
     if attention_bias != mlp_bias:
         raise reader.refusal("mlp_bias", mlp_bias,
                              f"{attention_bias} as attention_bias: megatron-core has one switch for both")
-    reader.choice("hidden_act", {"silu": "silu"}, "silu")
     reader.only("pretraining_tp", 1)
-    read = Architecture(
-        family=NAME, layers=reader.integer("num_hidden_layers", 32), hidden=hidden, heads=heads, groups=groups,
-        head_width=head_width, ffn=reader.integer("intermediate_size", 11008),
-        vocabulary=reader.integer("vocab_size", 32000), positions=reader.integer("max_position_embeddings", 2048),
-        norm="rmsnorm", norm_epsilon=reader.number("rms_norm_eps", 1e-6), activation="silu", gated=True,
-        linear_bias=attention_bias, qkv_bias=attention_bias, tied_head=reader.flag("tie_word_embeddings", False),
-        position_embedding="rope", rope=read_rope(reader), hidden_dropout=0.0,
-        attention_dropout=reader.number("attention_dropout", 0.0),
-        initializer_range=reader.number("initializer_range", 0.02))
+    read = read_shared(reader, family=NAME, absent=_ABSENT, linear_bias=attention_bias, qkv_bias=attention_bias)
     reader.finish(_UNUSED_KEYS)
     return read
 
 
+def read_shared(reader: ConfigReader, *, family: str, absent: Mapping[str, int], linear_bias: bool,
+                qkv_bias: bool) -> Architecture:
+    """What llama, mistral and qwen2 say with the same keys.
+
+    Args:
+        absent: what it means that a key is not there.
+    """
+    reader.choice("hidden_act", {"silu": "silu"}, "silu")
+    return Architecture(
+        family=family, layers=reader.integer("num_hidden_layers", absent["num_hidden_layers"]),
+        **read_heads(reader, absent=absent), ffn=reader.integer("intermediate_size", absent["intermediate_size"]),
+        vocabulary=reader.integer("vocab_size", absent["vocab_size"]),
+        positions=reader.integer("max_position_embeddings", absent["max_position_embeddings"]),
+        norm="rmsnorm", norm_epsilon=reader.number("rms_norm_eps", 1e-6), activation="silu", gated=True,
+        linear_bias=linear_bias, qkv_bias=qkv_bias, tied_head=reader.flag("tie_word_embeddings", False),
+        position_embedding="rope", rope=read_rope(reader), hidden_dropout=0.0,
+        attention_dropout=reader.number("attention_dropout", 0.0),
+        initializer_range=reader.number("initializer_range", 0.02))
+
+
 def hf_config(architecture: Architecture) -> dict[str, Any]:
     """The config that `architecture` reads back as the same model, in the spelling that transformers 4 and 5 read."""
+    biased = architecture.linear_bias
+    return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **shared_hf_config(architecture),
+            "attention_bias": biased, "mlp_bias": biased}
+
+
+def shared_hf_config(architecture: Architecture) -> dict[str, Any]:
+    """The keys that llama, mistral and qwen2 share: what `read_shared` reads."""
     a = architecture
-    return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": a.vocabulary,
-            "hidden_size": a.hidden, "intermediate_size": a.ffn, "num_hidden_layers": a.layers,
+    return {"vocab_size": a.vocabulary, "hidden_size": a.hidden, "intermediate_size": a.ffn, "num_hidden_layers": a.layers,
             "num_attention_heads": a.heads, "num_key_value_heads": a.groups, "head_dim": a.head_width,
             "max_position_embeddings": a.positions, "rms_norm_eps": a.norm_epsilon, **rope_hf_config(a.rope),
-            "hidden_act": "silu", "attention_bias": a.linear_bias, "mlp_bias": a.linear_bias,
-            "attention_dropout": a.attention_dropout, "initializer_range": a.initializer_range,
+            "hidden_act": "silu", "attention_dropout": a.attention_dropout, "initializer_range": a.initializer_range,
             "tie_word_embeddings": a.tied_head}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from megatron_ft import families
 from megatron_ft.conversion import verify
@@ -49,6 +51,20 @@ def test_logits_equal_transformers(pool, bases, reference, family, variant, para
     expected = reference(family, variant)
     assert logits.shape == expected.shape
     assert np.abs(logits - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("family, variant", [("starcoder2", "gqa_window"), ("mistral", "window"), ("qwen2", "untied_window")])
+def test_a_window_that_is_forgotten_or_off_by_a_token_would_show(bases, reference, family, variant):
+    hf, _ = bases(family, variant)
+    model = AutoModelForCausalLM.from_pretrained(hf, attn_implementation="eager").eval()
+    documents = verify.random_documents(families.architecture_of_folder(hf), LENGTHS)
+    window, differences = model.config.sliding_window, {}
+    for other in (window, window - 1, window + 1, 1000):
+        model.config.sliding_window = other
+        with torch.no_grad():
+            found = torch.cat([model(document[None]).logits[0] for document in documents]).numpy()
+        differences[other] = np.abs(found - reference(family, variant)).max()
+    assert differences.pop(window) == 0 and min(differences.values()) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("family, variant", [("starcoder", "mqa"), ("llama", "gqa")])
