@@ -26,7 +26,8 @@ __all__ = ["Architecture", "architecture_of_folder", "from_hf_config", "get", "k
 @functools.cache
 def known() -> dict[str, ModuleType]:
     """Name -> module of every family in the folder, in alphabetical order."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    names = [found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return {module.NAME: module for module in modules if hasattr(module, "HF_MODEL_TYPES")}
 
 
