@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import gc
 import queue
 from pathlib import Path
 from typing import Any
@@ -181,3 +184,43 @@ def decayed_parameters(process: Process, *, config: dict[str, Any]) -> list[str]
         [chunk], adam, _ = loop.start(checked, place)
         names = {id(parameter): name for name, parameter in chunk.named_parameters()}
         return [names[id(parameter)] for group in adam.param_groups if group["wd_mult"] for parameter in group["params"]]
+
+
+def left_behind(process: Process, *, configs: list[dict[str, Any]], ports: list[int]) -> list[tuple[int, int]]:
+    """(models, gloo's threads) that this process still has after each of these runs, one after the other."""
+    from megatron.core.distributed import DistributedDataParallel
+
+    from megatron_ft.training import loop, setup
+
+    found = []
+    for config, port in zip(configs, ports, strict=True):
+        loop.train(setup.prepare(parse(config), dataclasses.replace(process, port=port)), "cpu")
+        gc.collect()
+        models = sum(type(each) is DistributedDataParallel for each in gc.get_objects())
+        found.append((models, gloo_threads()))
+    return found
+
+
+def threads_of_layouts(process: Process, *, layouts: list[dict[str, Any]]) -> list[int]:
+    """How many threads gloo has after each of these layouts of the same processes, one after the other."""
+    from megatron.core import parallel_state
+
+    from megatron_ft.runtime import groups
+
+    found = []
+    with groups.start(process, "cpu", Parallel(), timeout_minutes=2):
+        parallel_state.destroy_model_parallel()
+        for parallel in layouts:
+            with groups.layout(Parallel(**parallel), "cpu"):
+                pass
+            found.append(gloo_threads())
+    return found
+
+
+def gloo_threads() -> int:
+    """Threads of this process that belong to process groups over gloo."""
+    found = 0
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found += "gloo" in path.read_text()
+    return found
