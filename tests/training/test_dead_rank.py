@@ -5,9 +5,11 @@ Ranks here are processes without torch (`watched.py`); whole trainings are in te
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -15,16 +17,18 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ft.runtime import dead_rank
 from megatron_ft.runtime.hub import Hub
+from tests.training import watched
 
 TIMEOUT_S = 60.0
 
 
 def start(folder: Path, deeds: list[str], *, before: tuple[str, ...] = ()) -> list[subprocess.Popen]:
-    """A rank for each deed; all write to one file, as under srun."""
+    """A rank for each deed that is named; all write to one file, as under srun."""
     with open(folder / "log", "ab") as log:
         return [subprocess.Popen([*before, sys.executable, "-m", "tests.training.watched", str(rank), str(len(deeds)),
-                                  str(folder), deed], stderr=log, stdout=log) for rank, deed in enumerate(deeds)]
+                                  str(folder), deed], stderr=log, stdout=log) for rank, deed in enumerate(deeds) if deed]
 
 
 def ended(folder: Path, ranks: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
@@ -85,6 +89,27 @@ def test_a_rank_that_is_killed_is_missed_at_once(tmp_path, culprit):
         assert "ended without an error of its own: it was probably killed (out of memory?" in line
     if culprit:
         assert "was probably killed" in (tmp_path / "errors" / "rank_0.txt").read_text()
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_rank_0_that_is_killed_before_all_are_welcome_is_named(tmp_path, how):
+    """This test stands for it: it takes rank 1's connection, hears its greeting and ends the connection without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(TIMEOUT_S)
+        watched.FolderStore(tmp_path).set(dead_rank.STORE_KEY, json.dumps([["far", 4711], *listener.getsockname(), "token"]))
+        ranks = start(tmp_path, ["", "hang"])
+        try:
+            connection, _ = listener.accept()
+            with connection:
+                assert json.loads(connection.recv(1000))["rank"] == 1
+                if how == "reset":
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        finally:
+            codes, lines = ended(tmp_path, ranks)
+    assert codes == [1] and len(lines) == 1
+    assert lines[0].startswith(f"error: rank 1 (host {socket.gethostname()}, pid {ranks[0].pid}) ended because "
+                               "rank 0 (host far, pid 4711) ended without an error of its own: it was probably killed")
+    assert "see `dmesg` on far, " in lines[0]
 
 
 def test_the_cause_is_told_and_not_its_echo_on_other_ranks(tmp_path):
