@@ -107,4 +107,9 @@ def test_a_misshapen_tensor_is_named_with_both_shapes():
 
 def test_tensors_without_information_may_be_there():
     table, found = shapes(llama())
-    rules.check_hf_tensors(table, llama(), {**found, "model.layers.0.self_attn.rotary_emb.inv_freq": (1,)}, where="hf")
+    known = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    assert rules.ignored(table, llama()) == {known: ""}
+    rules.check_hf_tensors(table, llama(), {**found, known: (1,)}, where="hf")
+    other = "model.layers.1.self_attn.rotary_emb.inv_freq"  # of a layer that the model does not have
+    with pytest.raises(CheckpointError, match=f"hf: tensor {other} is unknown"):
+        rules.check_hf_tensors(table, llama(), {**found, known: (1,), other: (1,)}, where="hf")
