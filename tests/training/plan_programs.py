@@ -159,7 +159,7 @@ def _like_flash() -> Callable[..., Any]:
         def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return tuple(torch.zeros(one.shape, dtype=one.dtype) for one in ctx.saved_tensors[:3])
 
-    return lambda query, key, value, cu_seqlens, *, scale, dropout: Flash.apply(query, key, value).flatten(1)
+    return lambda query, key, value, cu_seqlens, *, scale, dropout, window: Flash.apply(query, key, value).flatten(1)
 
 
 def _like_fused_norm() -> Callable[..., Any]:

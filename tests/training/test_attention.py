@@ -67,12 +67,20 @@ def test_documents_that_fit_into_the_window_need_no_mask(monkeypatch):
         attend(*tensors(6, 2), borders(), scale=0.3, window=max(LENGTHS) - 1)
 
 
-def test_dropout_drops_and_keeps_the_mean():
+@pytest.mark.parametrize("window", [None, 5])
+def test_dropout_drops_and_keeps_the_mean(window):
     q, k, v = tensors(2, 1)
     torch.manual_seed(0)
-    drawn = torch.stack([attend(q, k, v, borders(), scale=0.3, dropout=0.4) for _ in range(500)])
+    drawn = torch.stack([attend(q, k, v, borders(), scale=0.3, dropout=0.4, window=window) for _ in range(500)])
     assert not drawn[0].equal(drawn[1])
-    torch.testing.assert_close(drawn.mean(0), attend(q, k, v, borders(), scale=0.3), atol=0.4, rtol=0)
+    torch.testing.assert_close(drawn.mean(0), attend(q, k, v, borders(), scale=0.3, window=window), atol=0.4, rtol=0)
+
+
+def test_half_precision_in_a_window_is_the_dense_one_nearly():
+    halves = tensors(6, 2, dtype=torch.bfloat16)
+    found = attend(*halves, borders(), scale=0.3, window=5)
+    expected = brute_force(*(tensor.double() for tensor in halves), LENGTHS, 0.3, 5)
+    assert found.dtype == torch.bfloat16 and (found.double() - expected).norm() / expected.norm() < 1e-2
 
 
 def test_the_flash_kernel_is_for_cuda_alone():
