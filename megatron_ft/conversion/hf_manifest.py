@@ -10,9 +10,9 @@ from typing import Any
 
 from megatron_ft import cli
 from megatron_ft.conversion import model_card
+from megatron_ft.conversion.opening import Opened
 from megatron_ft.conversion.streams import Sums
 from megatron_ft.errors import CheckpointError
-from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_files, checkpoint_layout
 from megatron_ft.runtime.checkpoint_files import Record
 
@@ -36,25 +36,17 @@ class HfManifest:
     version: int = _VERSION
 
 
-def write(folder: Path, checkpoint: Path, architecture: Architecture, moved: Sums, *, known: Mapping[str, Record],
-          evaluations: Sequence[Path] = ()) -> None:
+def write(folder: Path, opened: Opened, moved: Sums, *, known: Mapping[str, Record], evaluations: Sequence[Path] = ()) -> None:
     """Write both into a folder that has everything else.
 
     Args:
-        checkpoint: the checkpoint folder that the weights came from.
+        opened: the checkpoint that the weights came from.
         known: what the weight files are.
         evaluations: folders that the evaluator has written, for the model card.
     """
-    if (checkpoint / checkpoint_layout.MANIFEST_FILE).is_file():
-        of = checkpoint_layout.Manifest.read(checkpoint)
-        source, iteration = of.source, of.iteration
-    else:
-        source, iteration = {}, 0
-    (folder / model_card.FILE).write_text(
-        model_card.text(architecture, checkpoint=checkpoint, iteration=iteration, source=source, evaluations=evaluations),
-        encoding="utf-8")
-    manifest = HfManifest(checkpoint=str(checkpoint.resolve()), iteration=iteration, source=source, tensor_crc32=moved.written,
-                          files=checkpoint_files.records(folder, known=known))
+    (folder / model_card.FILE).write_text(model_card.text(opened, evaluations=evaluations), encoding="utf-8")
+    manifest = HfManifest(checkpoint=str(opened.folder.resolve()), iteration=opened.iteration, source=opened.origin,
+                          tensor_crc32=moved.written, files=checkpoint_files.records(folder, known=known))
     cli.write_text_atomically(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
 
 

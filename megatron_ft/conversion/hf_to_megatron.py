@@ -1,4 +1,4 @@
-"""Hugging Face folder -> torch_dist checkpoint that loads at any TP x PP; a few pieces of tensors in memory at a time."""
+"""Hugging Face folder -> torch_dist checkpoint that loads at any TP x PP."""
 
 from __future__ import annotations
 
@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ft import cli, families, log
-from megatron_ft.conversion import partial, streams
+from megatron_ft.conversion import partial, to_torch_dist
 from megatron_ft.conversion.hf_folder import HfSource
-from megatron_ft.conversion.torch_dist import TorchDistSink
-from megatron_ft.families import rules
 from megatron_ft.families.hf_config import CONFIG_FILE
-from megatron_ft.runtime import checkpoint_files, checkpoint_layout, dtypes, hf_files
-
-COMMON = {"checkpoint_version": 3.0, "iteration": 0}
-"""What Megatron-LM's loader looks for in common.pt."""
+from megatron_ft.runtime import dtypes, hf_files
 
 
 def convert(hf: str | Path, output: str | Path, *, dtype: str = dtypes.KEEP, workers: int | None = None) -> Path:
     """Write checkpoint root `output` with the one checkpoint `release`; gives the root.
-
-    The vocabulary is stored as it is, without padding: megatron-core fills up the rows that a layout adds with zeros.
-    Stopped before its end, the same call goes on where it was.
 
     Args:
         hf: folder with config.json and weights (safetensors or .bin, single or sharded).
@@ -36,27 +28,10 @@ def convert(hf: str | Path, output: str | Path, *, dtype: str = dtypes.KEEP, wor
     for note in families.notes(architecture):
         log.get().warning("%s: %s", Path(hf) / CONFIG_FILE, note)
     source = HfSource(hf, architecture)
-    weights = rules.weights(families.get(architecture.family).RULES, architecture)
     target = dtypes.target_dtype(dtype, source.dtypes, where=str(hf))
-    purpose = {"of": fingerprint(Path(hf), source.files), "dtype": dtypes.NAMES[target],
-               "changed": [partial.file_stamp(path) for path in source.files.files]}
-    needed = streams.total_bytes(weights, target)
-    with partial.folder(output, purpose=purpose, needed_bytes=needed) as (root, journal):
-        release = root / checkpoint_layout.folder_name(checkpoint_layout.RELEASE)
-        release.mkdir(exist_ok=True)
-        shapes = {weight.megatron: weight.megatron_shape for weight in weights}
-        sink = TorchDistSink(release, shapes, target, layers=architecture.layers, common=COMMON)
-        moved = streams.move(weights, source, sink, dtype=target, journal=journal, label="hf -> megatron", workers=workers)
-        moved.segments.append(sink.close())
-        hf_files.copy_companions(hf, release / checkpoint_layout.HF_FOLDER)
-        checkpoint_layout.Manifest(
-            architecture=architecture, stored_vocabulary=architecture.vocabulary, dtype=dtypes.NAMES[target],
-            source={**fingerprint(Path(hf), source.files), "tensor_crc32": moved.read}, tensor_crc32=moved.written,
-            files=checkpoint_files.records(release, known=moved.records(sink.heads))).write(release)
-        checkpoint_layout.set_latest(root, checkpoint_layout.RELEASE)
-    log.get().info("%s: %s with %s parameters in %s, for any TP x PP", output, architecture.family,
-                   f"{architecture.parameters:,}", dtypes.NAMES[target])
-    return output
+    origin = fingerprint(Path(hf), source.files)
+    return to_torch_dist.write(output, source, architecture, target, origin=origin, companions=Path(hf),
+                               purpose=partial.stamps(Path(hf)), label="hf -> megatron", workers=workers)
 
 
 def fingerprint(folder: Path, source: hf_files.Weights) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from megatron_ft.config import Lora
 from megatron_ft.conversion import megatron_to_hf, streams
 from megatron_ft.conversion.hf_folder import HfSource
 from megatron_ft.conversion.megatron_to_hf import Options, require_same_architecture
+from megatron_ft.conversion.opening import Opened
 from megatron_ft.conversion.streams import Rows, Source
 from megatron_ft.conversion.torch_dist import TorchDistSource
 from megatron_ft.errors import CheckpointError, ConfigError
@@ -48,9 +49,10 @@ def convert(checkpoint: str | Path, output: str | Path, options: Options = Optio
     adapters = Adapters(folder, manifest.architecture, lora)
     if form == "adapter":
         return _write_adapter(output, adapters, _hf_name(manifest, base), dtype=options.dtype)
-    opened = _open_base(manifest, folder, base)
-    return megatron_to_hf.write(output, Merged(opened, adapters), folder, manifest.architecture, options,
-                                merged_with=lora_layout.fingerprint(base or manifest.source["base"]))
+    kept = folder / checkpoint_layout.HF_FOLDER
+    opened = Opened(folder, "torch_dist", manifest.architecture, Merged(_open_base(manifest, folder, base), adapters),
+                    manifest.iteration, kept if kept.is_dir() else None, manifest.source)
+    return megatron_to_hf.write(output, opened, options, merged_with=lora_layout.fingerprint(base or manifest.source["base"]))
 
 
 class Adapters:

@@ -1,4 +1,4 @@
-"""torch_dist checkpoint, saved at any TP x PP x DP -> Hugging Face folder; a few pieces of tensors in memory at a time."""
+"""Megatron checkpoint, saved at any TP x PP x DP -> Hugging Face folder; a few pieces of tensors in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ft import cli, families, log
-from megatron_ft.conversion import hf_manifest, partial, streams
+from megatron_ft.conversion import hf_manifest, opening, partial, streams
 from megatron_ft.conversion.hf_folder import HfSink
-from megatron_ft.conversion.streams import Source
-from megatron_ft.conversion.torch_dist import TorchDistSource
+from megatron_ft.conversion.opening import Hints, Opened
 from megatron_ft.errors import CheckpointError
-from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE, read_config
-from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files, lora_layout
+from megatron_ft.runtime import checkpoint_layout, dtypes, hf_files
 
 DEFAULT_SHARD_SIZE = "5GB"
 
@@ -35,65 +33,60 @@ class Options:
     """Folders that the evaluator has written, whose scores go into the model card."""
 
 
-def convert(checkpoint: str | Path, output: str | Path, options: Options = Options()) -> Path:  # noqa: B008 - frozen
+def convert(checkpoint: str | Path, output: str | Path, options: Options = Options(), *,  # noqa: B008 - frozen
+            hints: Hints = Hints()) -> Path:  # noqa: B008 - frozen
     """Write the Hugging Face folder `output`: safetensors, config, generation config, tokenizer, model card; gives the folder.
 
     Stopped before its end, the same call goes on where it was.
 
     Args:
-        checkpoint: a checkpoint root (its latest checkpoint is taken) or one iteration folder.
+        checkpoint: a checkpoint root (its latest checkpoint is taken) or one iteration folder, whoever wrote it.
+        hints: what a checkpoint of somebody else's does not say about itself.
     """
     output = cli.require_absent(output, option="--output")
-    folder = checkpoint_layout.find(checkpoint)
-    manifest = checkpoint_layout.Manifest.read(folder)
-    lora_layout.require_whole(manifest, folder, option="--checkpoint")
-    return write(output, TorchDistSource(folder), folder, manifest.architecture, options)
+    return write(output, opening.open_checkpoint(checkpoint, hints), options)
 
 
-def write(output: Path, source: Source, folder: Path, architecture: Architecture, options: Options, *,
-          merged_with: dict[str, Any] | None = None) -> Path:
-    """Write the weights of `source` as Hugging Face folder `output`, with config and tokenizer of checkpoint `folder`.
+def write(output: Path, opened: Opened, options: Options, *, merged_with: str | None = None) -> Path:
+    """Write an opened checkpoint's weights as Hugging Face folder `output`.
 
     Args:
         merged_with: what decides the weights beside the checkpoint, for going on with an interrupted conversion.
     """
-    limit = hf_files.parse_size(options.max_shard_size)
-    config = hf_config_of(folder, architecture)
-    weights = rules.weights(families.get(architecture.family).RULES, architecture)
-    streams.check_stored(source, weights, where=str(folder))
-    target = streams.target_dtype(options.dtype, source, weights, where=str(folder))
-    purpose = {"of": str(folder.resolve()), "dtype": dtypes.NAMES[target], "largest": limit, "with": merged_with,
-               "changed": partial.file_stamp(folder / checkpoint_layout.MANIFEST_FILE)}
+    limit, folder = hf_files.parse_size(options.max_shard_size), opened.folder
+    config = hf_config_of(opened)
+    weights = opening.weights_of(opened.architecture)
+    streams.check_stored(opened.source, weights, where=str(folder))
+    target = streams.target_dtype(options.dtype, opened.source, weights, where=str(folder))
+    purpose = {**partial.stamps(folder), "dtype": dtypes.NAMES[target], "largest": limit, "with": merged_with}
     with partial.folder(output, purpose=purpose, needed_bytes=streams.total_bytes(weights, target)) as (beside, journal):
         sink = HfSink(beside, weights, target, limit)
-        moved = streams.move(weights, source, sink, dtype=target, journal=journal, label="megatron -> hf",
+        moved = streams.move(weights, opened.source, sink, dtype=target, journal=journal, label="megatron -> hf",
                              workers=options.workers)
         sink.close()
-        kept = folder / checkpoint_layout.HF_FOLDER
-        if kept.is_dir():
-            hf_files.copy_companions(kept, beside)
+        if opened.companions is not None:
+            hf_files.copy_companions(opened.companions, beside)
         text = json.dumps(_with_dtype(config, dtypes.NAMES[target]), indent=2, sort_keys=True)
         (beside / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        hf_manifest.write(beside, folder, architecture, moved, known=moved.records(sink.heads),
-                          evaluations=options.evaluations)
-    log.get().info("%s: %s parameters in %s, %d file%s, from %s", output, f"{architecture.parameters:,}",
+        hf_manifest.write(beside, opened, moved, known=moved.records(sink.heads), evaluations=options.evaluations)
+    log.get().info("%s: %s parameters in %s, %d file%s, from %s", output, f"{opened.architecture.parameters:,}",
                    dtypes.NAMES[target], len(sink.heads), "s" * (len(sink.heads) > 1), folder)
     return output
 
 
-def hf_config_of(folder: Path, architecture: Architecture) -> dict[str, Any]:
-    """The config.json of a checkpoint's model: the source's own where the checkpoint carries it, else a new one.
+def hf_config_of(opened: Opened) -> dict[str, Any]:
+    """The config.json of a checkpoint's model: its source's own where the checkpoint carries it, else a new one.
 
-    CheckpointError when the carried one describes another model than the manifest does.
+    CheckpointError when the carried one describes another model than the checkpoint is.
     """
-    kept = folder / checkpoint_layout.HF_FOLDER
-    if not (kept / CONFIG_FILE).is_file():
-        log.get().warning("%s holds no config.json: writing one without tokenizer or generation settings", kept)
-        return families.get(architecture.family).hf_config(architecture)
+    kept = opened.companions
+    if kept is None or not (kept / CONFIG_FILE).is_file():
+        log.get().warning("%s comes with no config.json: writing one without tokenizer or generation settings", opened.folder)
+        return families.get(opened.architecture.family).hf_config(opened.architecture)
     config = read_config(kept)
     described = families.from_hf_config(config, where=str(kept / CONFIG_FILE))
-    require_same_architecture(described, architecture, where=str(kept / CONFIG_FILE),
-                              other=str(folder / checkpoint_layout.MANIFEST_FILE))
+    require_same_architecture(described, opened.architecture, where=str(kept / CONFIG_FILE),
+                              other=str(opened.folder / checkpoint_layout.MANIFEST_FILE))
     return config
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_ft.conversion.opening import Opened
 from megatron_ft.errors import CheckpointError
-from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_layout
 
 if sys.version_info >= (3, 11):
@@ -24,19 +24,18 @@ SUMMARY_FILE = "summary.json"
 _HUB_CACHE = re.compile(r"models--([^/]+)--([^/]+)/snapshots/")
 
 
-def text(architecture: Architecture, *, checkpoint: Path, iteration: int, source: dict[str, Any],
-         evaluations: Sequence[Path] = ()) -> str:
+def text(opened: Opened, *, evaluations: Sequence[Path] = ()) -> str:
     """The card as Markdown, with the front matter that the Hugging Face hub reads.
 
     Args:
-        source: `Manifest.source` of the checkpoint.
         evaluations: folders that the evaluator has written.
     """
+    architecture, source = opened.architecture, opened.origin
     base = base_model(source)
     front = ["---", *([f"base_model: {json.dumps(base)}"] if base else []), "library_name: transformers",
              "pipeline_tag: text-generation", "tags:", "- code", "- megatron_ft", "---"]
-    origin = (f"Fine-tuned from {base or 'an unnamed model'}, step {iteration}." if "config" in source
-              else f"Converted from {base or checkpoint.name}.")
+    origin = (f"Fine-tuned from {base or 'an unnamed model'}, step {opened.iteration}." if "config" in source
+              else f"Converted from {base or opened.folder.name}.")
     parts = ["\n".join(front), f"# {architecture.family}, {architecture.parameters:,} parameters", origin,
              _table(["layers", "hidden", "heads", "key/value heads", "positions", "vocabulary"],
                     [[architecture.layers, architecture.hidden, architecture.heads, architecture.groups,

@@ -129,7 +129,7 @@ def _make_last(partial: Path) -> None:
         checkpoint_files.sync_folder(path)
 
 
-def file_stamp(path: Path) -> list[int]:
-    """What tells a file from a changed one, for a purpose: size and time of the last change."""
-    about = path.stat()
-    return [about.st_size, about.st_mtime_ns]
+def stamps(folder: Path) -> dict[str, Any]:
+    """What tells a folder from another one and from itself when it has changed, for a purpose."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {"of": str(folder.resolve()), "changed": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]}

@@ -27,7 +27,7 @@ _KEPT: dict[tuple[str, str], Any] = {
 """Plain containers: the objects themselves are made."""
 
 _NAMED = (
-    r"megatron(\.\w+)*\.enums\.\w+", r"megatron\.core\.\w+(\.\w+)*\.(\w+Type|\w+Backend|\w+Scope|\w+Config)",
+    r"megatron(\.\w+)+\.[A-Z]\w*",
     r"signal\.Signals", r"torch\.device", r"torch\.(serialization\._get_layout|strided)", r"pathlib(\._local)?\.\w*Path",
     r"numpy\.(core|_core)\.multiarray\.(_reconstruct|scalar)", r"numpy\.(ndarray|dtype|random\.\w+|random\._pickle\.\w+)",
     r"_codecs\.encode", r"_?io\.BytesIO",
