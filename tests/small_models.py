@@ -70,6 +70,11 @@ def hf_config(family: str, variant: str) -> Any:
 
 
 def make_hf_model(family: str, variant: str, path: str | Path, *, dtype: str = "float32", seed: int = 1234) -> Path:
+    """Write a small random model as a Hugging Face folder."""
+    return make_random_model(hf_config(family, variant), path, dtype=dtype, seed=seed)
+
+
+def make_random_model(config: Any, path: str | Path, *, dtype: str = "float32", seed: int = 1234) -> Path:
     """Write a random model as a Hugging Face folder (config.json, generation_config.json, model.safetensors).
 
     Every tensor is random, norms and biases too: with the usual ones and zeros a swapped or forgotten tensor would not
@@ -80,7 +85,7 @@ def make_hf_model(family: str, variant: str, path: str | Path, *, dtype: str = "
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(hf_config(family, variant))
+        model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.dim() == 1:

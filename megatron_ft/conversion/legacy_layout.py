@@ -26,9 +26,10 @@ _WORDS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"\bquery_key_value\.", "linear_qkv."), (r"\bself_attention\.dense\.", "self_attention.linear_proj."),
     (r"\bdense_h_to_4h\.", "linear_fc1."), (r"\bdense_4h_to_h\.", "linear_fc2."),
     (r"^lm_head(\.weight)?$", "output_layer.weight"),
-    (r"\bself_attention\.linear_qkv\.layer_norm_", "input_layernorm."), (r"\bmlp\.linear_fc1\.layer_norm_", "pre_mlp_layernorm."),
+    (r"\bself_attention\.linear_qkv\.layer_norm_", "input_layernorm."),
+    (r"\bmlp\.linear_fc1\.layer_norm_", "pre_mlp_layernorm."),
 )]
-_WITHOUT_INFORMATION = re.compile(r".*(_extra_state|inv_freq|rotary_pos_emb\..*|rotary_emb\..*|masked_bias|attention\.bias)$")
+_WITHOUT_INFORMATION = re.compile(r".*(_extra_state|inv_freq|rotary_(pos_)?emb\..*|masked_bias|attention\.bias)$")
 TIED_COPY = "word_embeddings_for_head.weight"
 """Name of the word embeddings' copy on the last stage."""
 

@@ -131,5 +131,5 @@ def _make_last(partial: Path) -> None:
 
 def stamps(folder: Path) -> dict[str, Any]:
     """What tells a folder from another one and from itself when it has changed, for a purpose."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {"of": str(folder.resolve()), "changed": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
+    files = [(path.name, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {"of": str(folder.resolve()), "changed": [[name, about.st_size, about.st_mtime_ns] for name, about in files]}
