@@ -1,4 +1,4 @@
-"""Say what a folder is: format, family, sizes, TP x PP, dtype, iteration, tensors, and the next command. See docs/convert.md."""
+"""Say what a folder is: format, family, sizes, TP x PP, dtype, iteration, tensors, next command. See docs/convert.md."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from megatron_ft import cli
 
 def command() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", metavar="DIR", help="Hugging Face folder, adapter, checkpoint root, iteration folder or run.dir")
+    parser.add_argument("folder", metavar="DIR", help="Hugging Face folder, adapter, checkpoint, checkpoint root or run.dir")
     parser.add_argument("--tensors", action="store_true", help="list every tensor with its shape and dtype")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables, tensors included")
     given = parser.parse_args()

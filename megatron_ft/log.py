@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
@@ -72,7 +73,7 @@ def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
         numeric = all(_is_number(row[index]) for row in rows) and bool(rows)
         drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row])
+        drawn.add_row(*[f"{cell:.4g}" if isinstance(cell, float) else escape(str(cell)) for cell in row])
     Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_FILES).print(drawn)
 
 

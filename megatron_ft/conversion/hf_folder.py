@@ -117,6 +117,9 @@ class HfWriting:
             first = piece.megatron - start
             self._parts[piece.part].write(piece.hf, rows[first:first + piece.rows])
 
+    def abandon(self) -> None:
+        """Nothing is held open."""
+
     def finish(self) -> tuple[dict[str, str], list[Segment]]:
         return {part.name: part.crc32 for part in self._parts}, [part.segment for part in self._parts]
 

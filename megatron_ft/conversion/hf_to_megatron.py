@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ft import cli, families, log
-from megatron_ft.conversion import partial, to_torch_dist
+from megatron_ft.conversion import hf_manifest, partial, to_torch_dist
 from megatron_ft.conversion.hf_folder import HfSource
 from megatron_ft.families.hf_config import CONFIG_FILE
-from megatron_ft.runtime import dtypes, hf_files
+from megatron_ft.runtime import checkpoint_files, dtypes, hf_files
 
 
 def convert(hf: str | Path, output: str | Path, *, dtype: str = dtypes.KEEP, workers: int | None = None) -> Path:
@@ -30,8 +30,12 @@ def convert(hf: str | Path, output: str | Path, *, dtype: str = dtypes.KEEP, wor
     source = HfSource(hf, architecture)
     target = dtypes.target_dtype(dtype, source.dtypes, where=str(hf))
     origin = fingerprint(Path(hf), source.files)
+    noted = hf_manifest.read(hf)
+    if noted is not None and checkpoint_files.damage(Path(hf), {CONFIG_FILE: noted.files[CONFIG_FILE]}):
+        log.get().warning("%s has been changed since the conversion that wrote it", Path(hf) / CONFIG_FILE)
     return to_torch_dist.write(output, source, architecture, target, origin=origin, companions=Path(hf),
-                               purpose=partial.stamps(Path(hf)), label="hf -> megatron", workers=workers)
+                               purpose=partial.stamps(Path(hf)), expected=noted.tensor_crc32 if noted is not None else {},
+                               label="hf -> megatron", workers=workers)
 
 
 def fingerprint(folder: Path, source: hf_files.Weights) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Says what a folder is: a Hugging Face model, an adapter, a checkpoint of ours or of another Megatron; what is in it, and what next."""
+"""Says what a folder is, a model, an adapter or a checkpoint of anybody's; what is in it, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Report:
                 *(["problem", problem] for problem in self.problems), *([["next", self.next]] if self.next else [])]
         log.table(str(self.folder.name), ["", "found"], [list(row) for row in rows])
         if tensors:
-            log.table("tensors", ["name", "shape", "dtype"],
-                      [[name, " x ".join(map(str, shape)) or "one number", dtype] for name, (shape, dtype) in self.tensors.items()])
+            log.table("tensors", ["name", "shape", "dtype"], [[name, " x ".join(map(str, shape)) or "one number", dtype]
+                                                              for name, (shape, dtype) in self.tensors.items()])
 
     def to_json(self) -> str:
         """The same for programs."""
@@ -54,7 +54,7 @@ class Report:
 
 
 def inspect(path: str | Path) -> Report:
-    """What a folder is. CheckpointError where it is nothing that this project reads; what it lacks is a problem of the report."""
+    """What a folder is; what it lacks is a problem of the report. CheckpointError where it is nothing that is read here."""
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
@@ -139,11 +139,10 @@ def _legacy(folder: Path) -> Report:
     with _problems(report):
         opened = legacy.open_folder(folder)
         report.format = f"Megatron, a folder for each rank ({opened.dialect})"
-        report.facts |= {"TP x PP": f"{opened.tp} x {opened.pp}", "iteration": str(opened.iteration or "release"),
-                         "layers found": str(opened.layers)}
+        report.facts |= {"TP x PP": f"{opened.tp} x {opened.pp}", "iteration": str(opened.iteration or "release")}
         _add_args(report, opened.args, stored=opened.ranks[0][EMBEDDING].shape[0] * opened.tp)
-        _add_tensors(report, {f"{name} (tp rank {rank})": (tensor.shape, tensor.dtype) for rank, names in enumerate(opened.ranks)
-                              for name, tensor in names.items()})
+        _add_tensors(report, {f"{name} (tp rank {rank})": (tensor.shape, tensor.dtype)
+                              for rank, names in enumerate(opened.ranks) for name, tensor in names.items()})
         _say_next(report)
     return report
 

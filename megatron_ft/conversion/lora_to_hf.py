@@ -42,17 +42,27 @@ def convert(checkpoint: str | Path, output: str | Path, options: Options = Optio
     """
     output = cli.require_absent(output, option="--output")
     folder = checkpoint_layout.find(checkpoint)
+    if form == "adapter":
+        manifest, adapters = _open_adapters(folder)
+        return _write_adapter(output, adapters, _hf_name(manifest, base), dtype=options.dtype)
+    opened = open_merged(folder, base)
+    return megatron_to_hf.write(output, opened, options, merged_with=lora_layout.fingerprint(base or opened.origin["base"]))
+
+
+def open_merged(folder: Path, base: str | Path | None = None) -> Opened:
+    """A LoRA checkpoint as the whole model that `convert` makes of it; `base` as there."""
+    manifest, adapters = _open_adapters(folder)
+    kept = folder / checkpoint_layout.HF_FOLDER
+    return Opened(folder, "torch_dist", manifest.architecture, Merged(_open_base(manifest, folder, base), adapters),
+                  manifest.iteration, kept if kept.is_dir() else None, manifest.source)
+
+
+def _open_adapters(folder: Path) -> tuple[Manifest, Adapters]:
     manifest = Manifest.read(folder)
     lora = lora_layout.of(manifest)
     if lora is None:
         raise ConfigError(f"--lora: {folder} is no LoRA checkpoint but a whole model; leave --lora and --base away")
-    adapters = Adapters(folder, manifest.architecture, lora)
-    if form == "adapter":
-        return _write_adapter(output, adapters, _hf_name(manifest, base), dtype=options.dtype)
-    kept = folder / checkpoint_layout.HF_FOLDER
-    opened = Opened(folder, "torch_dist", manifest.architecture, Merged(_open_base(manifest, folder, base), adapters),
-                    manifest.iteration, kept if kept.is_dir() else None, manifest.source)
-    return megatron_to_hf.write(output, opened, options, merged_with=lora_layout.fingerprint(base or manifest.source["base"]))
+    return manifest, Adapters(folder, manifest.architecture, lora)
 
 
 class Adapters:

@@ -62,7 +62,7 @@ def write(output: Path, opened: Opened, options: Options, *, merged_with: str | 
     with partial.folder(output, purpose=purpose, needed_bytes=streams.total_bytes(weights, target)) as (beside, journal):
         sink = HfSink(beside, weights, target, limit)
         moved = streams.move(weights, opened.source, sink, dtype=target, journal=journal, label="megatron -> hf",
-                             workers=options.workers)
+                             expected=opened.tensor_crc32, workers=options.workers)
         sink.close()
         if opened.companions is not None:
             hf_files.copy_companions(opened.companions, beside)

@@ -15,7 +15,7 @@ from megatron_ft.errors import CheckpointError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE
-from megatron_ft.runtime import checkpoint_layout, lora_layout, torch_file
+from megatron_ft.runtime import checkpoint_files, checkpoint_layout, lora_layout, torch_file
 from megatron_ft.runtime.checkpoint_layout import Manifest
 
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -47,6 +47,8 @@ class Opened:
     """Folder with config.json and tokenizer files."""
     origin: dict[str, Any]
     """What the manifest of a converted model says of it."""
+    tensor_crc32: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of weights, where it was noted when they were written."""
 
 
 def find(path: str | Path) -> Path:
@@ -63,10 +65,11 @@ def open_checkpoint(path: str | Path, hints: Hints = Hints()) -> Opened:  # noqa
     if (folder / checkpoint_layout.MANIFEST_FILE).is_file():
         folder = checkpoint_layout.find(path)
         manifest = Manifest.read(folder)
+        require_whole_files(folder, manifest)
         lora_layout.require_whole(manifest, folder, option="--checkpoint")
         kept = folder / checkpoint_layout.HF_FOLDER
         return Opened(folder, "torch_dist", manifest.architecture, TorchDistSource(folder), manifest.iteration,
-                      kept if kept.is_dir() else None, manifest.source)
+                      kept if kept.is_dir() else None, manifest.source, manifest.tensor_crc32)
     if legacy.rank_folders(folder):
         opened = legacy.open_folder(folder)
         architecture = _architecture(opened.args, hints, stored_rows=_rows(opened), where=str(folder))
@@ -79,6 +82,14 @@ def open_checkpoint(path: str | Path, hints: Hints = Hints()) -> Opened:  # noqa
         return _open_foreign(folder, hints)
     raise CheckpointError(f"{path}: is no checkpoint: it holds neither {checkpoint_layout.LATEST_FILE} nor mp_rank_* folders "
                           f"nor {dcp_metadata.METADATA_FILE}; give a checkpoint root or one iteration folder")
+
+
+def require_whole_files(folder: Path, manifest: Manifest) -> None:
+    """CheckpointError for a file that is not what was written; of tensors' files, summed when they are read, the size."""
+    small = {name: record for name, record in manifest.files.items() if not name.endswith(".distcp")}
+    wrong = checkpoint_files.wrong_sizes(folder, manifest.files) or checkpoint_files.damage(folder, small)
+    if wrong:
+        raise CheckpointError(f"{folder}: {wrong[0]}; it is damaged, take another copy or another checkpoint")
 
 
 def _rows(opened: legacy.LegacyFolder) -> int:

@@ -77,8 +77,19 @@ class Writing(Protocol):
     def write(self, start: int, rows: Tensor) -> None:
         """Rows start..., in ascending order."""
 
+    def abandon(self) -> None:
+        """Let go of what is half-written."""
+
     def finish(self) -> tuple[dict[str, str], list[Segment]]:
         """CRC-32 of the numbers of each tensor written, and where it lies in the files."""
+
+
+def _require_sums(found: dict[str, str], expected: dict[str, str]) -> None:
+    """CheckpointError for a tensor whose bytes are not those that were written."""
+    for name, crc in found.items():
+        if expected.get(name, crc) != crc:
+            raise CheckpointError(f"{name} has the checksum {crc}, but {expected[name]} when it was written; it is damaged, "
+                                  "take another copy of the folder")
 
 
 class Sink(Protocol):
@@ -133,11 +144,12 @@ def total_bytes(weights: Iterable[Weight], dtype: torch.dtype) -> int:
 
 
 def move(weights: list[Weight], source: Source, sink: Sink, *, dtype: torch.dtype, journal: Journal, label: str,
-         workers: int | None = None) -> Sums:
+         expected: dict[str, str], workers: int | None = None) -> Sums:
     """Move every weight; those of the journal are only looked at: what the disk holds must have the sum that it says.
 
     Args:
         dtype: of what is written.
+        expected: CRC-32 of tensors that are read, where it is known what they were when they were written.
         workers: how many weights at a time; None: one for each core, eight at most.
     """
     if workers is not None and workers < 1:
@@ -155,7 +167,9 @@ def move(weights: list[Weight], source: Source, sink: Sink, *, dtype: torch.dtyp
         jobs = [pool.submit(_move_one, weight, source, sink, dtype, journal, advance, stop) for weight in weights]
         try:
             for job in jobs:
-                found.add(job.result())
+                entry = job.result()
+                _require_sums(entry["read"], expected)
+                found.add(entry)
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -173,14 +187,18 @@ def _move_one(weight: Weight, source: Source, sink: Sink, dtype: torch.dtype, jo
     reading, writing = source.reading(weight.megatron), sink.writing(weight)
     shape = weight.megatron_shape
     step = rows_of(shape, dtype)
-    for start in range(0, shape[0], step):
-        if stop.is_set():
-            raise InterruptedError("another tensor has failed")
-        rows = reading.rows(start, min(start + step, shape[0]))
-        writing.write(start, cast(rows, dtype, weight.megatron))
-        advance(rows.numel() * dtype.itemsize)
-    read = reading.finish()
-    written, segments = writing.finish()
+    try:
+        for start in range(0, shape[0], step):
+            if stop.is_set():
+                raise InterruptedError("another tensor has failed")
+            rows = reading.rows(start, min(start + step, shape[0]))
+            writing.write(start, cast(rows, dtype, weight.megatron))
+            advance(rows.numel() * dtype.itemsize)
+        read = reading.finish()
+        written, segments = writing.finish()
+    except BaseException:
+        writing.abandon()
+        raise
     entry = {"read": read, "written": written, "segments": [dataclasses.astuple(segment) for segment in segments]}
     journal.add(weight.megatron, entry)
     return entry

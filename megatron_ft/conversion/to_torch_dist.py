@@ -32,11 +32,12 @@ def convert(checkpoint: str | Path, output: str | Path, *, hints: Hints = Hints(
     streams.check_stored(opened.source, weights, where=str(opened.folder))
     target = streams.target_dtype(dtype, opened.source, weights, where=str(opened.folder))
     return write(output, opened.source, opened.architecture, target, origin=opened.origin, companions=opened.companions,
-                 purpose=partial.stamps(opened.folder), label="megatron -> megatron", workers=workers)
+                 purpose=partial.stamps(opened.folder), expected=opened.tensor_crc32, label="megatron -> megatron",
+                 workers=workers)
 
 
 def write(output: Path, source: Source, architecture: Architecture, dtype: torch.dtype, *, origin: dict[str, Any],
-          companions: Path | None, purpose: dict[str, Any], label: str, workers: int | None) -> Path:
+          companions: Path | None, purpose: dict[str, Any], expected: dict[str, str], label: str, workers: int | None) -> Path:
     """Write checkpoint root `output` with the one checkpoint `release`; gives the root.
 
     The vocabulary is stored as it is, without padding: megatron-core fills up the rows that a layout adds with zeros.
@@ -46,6 +47,7 @@ def write(output: Path, source: Source, architecture: Architecture, dtype: torch
         origin: `Manifest.source`, but for the sums of what is read.
         companions: folder with config.json and tokenizer files.
         purpose: what decides the content beside the dtype.
+        expected: CRC-32 of tensors of the source, as far as they are known.
     """
     weights = opening.weights_of(architecture)
     purpose = {**purpose, "dtype": dtypes.NAMES[dtype]}
@@ -54,7 +56,8 @@ def write(output: Path, source: Source, architecture: Architecture, dtype: torch
         release.mkdir(exist_ok=True)
         shapes = {weight.megatron: weight.megatron_shape for weight in weights}
         sink = TorchDistSink(release, shapes, dtype, layers=architecture.layers, common=COMMON)
-        moved = streams.move(weights, source, sink, dtype=dtype, journal=journal, label=label, workers=workers)
+        moved = streams.move(weights, source, sink, dtype=dtype, journal=journal, label=label, expected=expected,
+                             workers=workers)
         moved.segments.append(sink.close())
         if companions is not None:
             hf_files.copy_companions(companions, release / checkpoint_layout.HF_FOLDER)

@@ -153,6 +153,9 @@ class _ChunkWriting:
     def write(self, start: int, rows: Tensor) -> None:
         self._writer.write(rows)
 
+    def abandon(self) -> None:
+        self._writer.abandon()
+
     def finish(self) -> tuple[dict[str, str], list[Segment]]:
         numbers, archive = self._writer.finish()
         place = self._place

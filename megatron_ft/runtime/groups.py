@@ -13,6 +13,7 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron_ft.config import Parallel
 from megatron_ft.runtime import rendezvous
 from megatron_ft.runtime.device import Device, Process
+from megatron_ft.runtime.rendezvous import free_port as free_port
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +80,3 @@ def seed(value: int, place: Place) -> None:
     own = value + 100 * place.pp_rank + 10007 * place.dp_rank
     torch.manual_seed(own)
     tensor_parallel.model_parallel_cuda_manual_seed(own, force_reset_rng=True)
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -87,3 +87,10 @@ def _poll(holds: Callable[[], bool], deadline: float) -> bool:
         time.sleep(pause)
         pause = min(2 * pause, POLL_S[1])
     return True
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

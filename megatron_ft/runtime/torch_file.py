@@ -290,6 +290,12 @@ class TensorWriter:
         self._sum = sums.crc32(content, self._sum)
         self._data.write(content)
 
+    def abandon(self) -> None:
+        """Write nothing more; what is there is worth nothing."""
+        with contextlib.suppress(Exception):  # whatever made the caller give up may do so once more, as a full disk does
+            self._archive.__exit__(None, None, None)
+        self._part.close()
+
     def finish(self) -> tuple[int, int]:
         """CRC-32 of the numbers, and of the archive."""
         end = self._part.tell()
