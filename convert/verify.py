@@ -1,24 +1,53 @@
-"""Compare a checkpoint's logits with a Hugging Face folder's; exit code 1 when they differ. See docs/convert.md."""
+"""Whether a checkpoint and a Hugging Face folder are the same model: files, weights bit for bit, logits. See docs/convert.md.
+
+Exit code 0: equal, 1: different, 2: something cannot be compared.
+"""
 
 import argparse
+import sys
+from pathlib import Path
 
 from megatron_ft import cli
+
+LAYERS = 2
 
 
 def command() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hf", required=True, help="Hugging Face model folder: the reference")
-    parser.add_argument("--checkpoint", required=True, help="checkpoint root (its latest is taken) or iteration folder")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference that counts as equal")
-    parser.add_argument("--tokens", type=int, default=256, help="random tokens, in documents of 1, 2, 4, ...")
-    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks; tp * pp processes by torchrun")
+    parser.add_argument("--hf", required=True, type=Path, help="Hugging Face model folder: the reference")
+    parser.add_argument("--checkpoint", required=True, type=Path,
+                        help="checkpoint root (its latest is taken) or iteration folder")
+    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks; tp * pp processes are started")
     parser.add_argument("--pp", type=int, default=1, help="pipeline stages")
+    parser.add_argument("--quick", action="store_true",
+                        help="for models that do not fit: all files and weights, but logits of the first layers only")
+    parser.add_argument("--layers", type=int, help=f"with --quick: how many layers (default: {LAYERS})")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of logits that counts as equal")
+    parser.add_argument("--tokens", type=int, default=256, help="random tokens, in documents of 1, 2, 4, ...")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "auto"], help="for megatron-core")
+    parser.add_argument("--workers", type=int, help="weights compared at a time (default: one for each core, eight at most)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write verdict and all numbers there; must not exist")
+    parser.add_argument("--config", type=Path, help="of another Megatron's checkpoint: Hugging Face folder with the model's "
+                        "config.json")
+    parser.add_argument("--vocab-size", type=int, help="of the tokenizer, where neither --config nor the checkpoint say it")
+    parser.add_argument("--family", help="where the checkpoint's arguments fit several")
     given = parser.parse_args()
-    from megatron_ft.conversion import verify
+    if given.layers is not None and not given.quick:
+        parser.error("--layers goes with --quick")
+    if given.quick and given.layers is None:
+        given.layers = LAYERS
+    from megatron_ft.conversion import verify, verify_ranks
+    from megatron_ft.conversion.opening import Hints
 
-    equal = verify.verify(given.hf, given.checkpoint, tolerance=given.tolerance, tokens=given.tokens, tp=given.tp,
-                          pp=given.pp, device_setting=given.device)
+    settings = verify.Settings(
+        hf=given.hf, checkpoint=given.checkpoint, tolerance=given.tolerance, tokens=given.tokens, tp=given.tp, pp=given.pp,
+        hints=Hints(config=given.config, vocabulary=given.vocab_size, family=given.family), device=given.device,
+        layers=given.layers, workers=given.workers)
+    try:
+        equal = verify.run(settings, output=given.json)
+    except verify_ranks.RankError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return cli.EXIT_FAILED
     return cli.EXIT_OK if equal else cli.EXIT_CHECK_FAILED
 
 

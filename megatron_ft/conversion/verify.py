@@ -1,201 +1,284 @@
-"""Compares a checkpoint's logits, computed by megatron-core at a given TP x PP, with transformers' on the same tokens.
+"""Whether a checkpoint and a Hugging Face folder are the same model: files, every bit of the weights, logits; as a report.
 
-T tokens of a row (documents laid end to end), V vocabulary
+    1. files    sizes and sums that were noted when they were written
+    2. weights  all of them, bit for bit, in streaming
+    3. logits   megatron-core at a TP x PP against transformers; of the first layers only for models that do not fit
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
+import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from megatron_ft import families, log
-from megatron_ft.conversion.megatron_to_hf import require_same_architecture
-from megatron_ft.errors import ConfigError
-from megatron_ft.families import rules
+from megatron_ft import cli, log
+from megatron_ft.conversion import opening, verify_files, verify_logits, verify_ranks, verify_weights
+from megatron_ft.conversion.opening import Hints
+from megatron_ft.conversion.verify_files import Files, Pair
+from megatron_ft.conversion.verify_logits import Comparison
+from megatron_ft.conversion.verify_weights import Weights
+from megatron_ft.errors import ConfigError, MegatronFTError
 from megatron_ft.families.architecture import Architecture
-from megatron_ft.runtime import checkpoint_layout, device, hf_files, lora_layout
+from megatron_ft.runtime import checkpoint_layout, device
+from megatron_ft.runtime.checkpoint_files import readable
+from megatron_ft.runtime.device import Process
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from megatron_ft.runtime.groups import Place
-
-SEED = 20240229
-_TIMEOUT_MINUTES = 60.0  # the reference of a large model takes long, and the other ranks wait for it
+_TIMEOUT_MINUTES = 600.0  # the weights and the reference of a large model take long, and the other ranks wait for them
+_SHOWN = 5  # of the tensors that differ; the JSON has all
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """How far the logits of two models are from each other."""
+class Settings:
+    """What is compared, and how."""
 
-    tokens: int
-    documents: int
-    largest_difference: float
-    mean_difference: float
-    largest_logit: float
-    """Of the reference: what the differences are to be seen against."""
-    top1_agreement: float
-    """Share of positions where both models would pick the same next token."""
-    tolerance: float
+    hf: Path
+    checkpoint: Path
+    hints: Hints = Hints()
+    tolerance: float = 1e-4
+    """Largest difference of a logit that counts as equal."""
+    tokens: int = 256
+    tp: int = 1
+    pp: int = 1
+    device: str = "cpu"
+    """Of megatron-core's side."""
+    layers: int | None = None
+    """That the logits are computed with, from the first one on; None: all."""
+    workers: int | None = None
+    """Weights compared at a time; None: one for each core, eight at most."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that compute megatron-core's logits."""
+        return self.tp * self.pp
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was found."""
+
+    settings: Settings
+    folder: Path
+    """Of the checkpoint's iteration."""
+    kind: str
+    architecture: Architecture | None
+    """Of both; None where files are too damaged to tell."""
+    files: Files
+    weights: Weights | None
+    logits: Comparison | None
+    stopped: str = ""
+    """Why weights or logits were not compared."""
 
     @property
     def equal(self) -> bool:
-        """The verdict; NaN anywhere is a no."""
-        return self.largest_difference <= self.tolerance
+        """The verdict: what could be compared is equal, and nothing was left out."""
+        return (not self.files.damaged and self.weights is not None and self.weights.all_equal
+                and self.logits is not None and self.logits.equal)
+
+    def content(self) -> dict[str, Any]:
+        """For JSON: every number."""
+        about = self.settings
+        return {"verdict": "EQUAL" if self.equal else "DIFFERENT", "hf": str(about.hf), "checkpoint": str(self.folder),
+                "kind": self.kind, "architecture": None if self.architecture is None else dataclasses.asdict(self.architecture),
+                "tp": about.tp, "pp": about.pp, "device": about.device, "layers": about.layers, "tolerance": about.tolerance,
+                "stopped": self.stopped, "files": dataclasses.asdict(self.files),
+                "weights": None if self.weights is None else dataclasses.asdict(self.weights),
+                "logits": None if self.logits is None else dataclasses.asdict(self.logits)}
 
     def show(self) -> None:
         """Print the figures and the verdict to stdout."""
-        log.table("logits: megatron-core against transformers, float32", ["figure", "value"], [
-            ["tokens, in documents", f"{self.tokens}, {self.documents}"],
-            ["largest difference", f"{self.largest_difference:.3e}"],
-            ["mean difference", f"{self.mean_difference:.3e}"],
-            ["largest logit", f"{self.largest_logit:.3g}"],
-            ["same top token", f"{self.top1_agreement:.2%}"],
-            ["verdict", f"{'EQUAL' if self.equal else 'DIFFERENT'} (tolerance {self.tolerance:g})"]])
+        rows = [*_file_rows(self.files), *_weight_rows(self.weights), *_logit_rows(self)]
+        if self.stopped:
+            rows.append(["not compared", self.stopped])
+        rows.append(["verdict", f"{'EQUAL' if self.equal else 'DIFFERENT'} (tolerance {self.settings.tolerance:g})"])
+        log.table(f"{self.settings.hf} and {self.folder}", ["figure", "value"], rows)
 
 
-def verify(hf: str | Path, checkpoint: str | Path, *, tolerance: float, tokens: int, tp: int = 1, pp: int = 1,
-           device_setting: str = "cpu") -> bool:
-    """Whether both models give the same logits on random documents; prints the figures on the rank that has them.
+def _file_rows(files: Files) -> list[list[object]]:
+    outcome = "DAMAGED" if files.damaged else "as written"
+    rows: list[list[object]] = []
+    if files.checked:
+        rows.append(["files", f"{files.checked} with a noted sum, {readable(files.bytes)}: {outcome}"])
+    rows += [["damaged", problem] for problem in files.damaged[:_SHOWN]]
+    return rows + [["not checked", sentence] for sentence in files.not_checked]
 
-    Every rank of a torchrun or srun with tp * pp processes calls this; one process needs no launcher.
+
+def _weight_rows(weights: Weights | None) -> list[list[object]]:
+    if weights is None:
+        return []
+    rows: list[list[object]] = [["tensors equal bit for bit", f"{weights.equal} of {weights.tensors}"]]
+    theirs, ours = "/".join(weights.hf_dtypes), "/".join(weights.checkpoint_dtypes)
+    rows.append(["dtype", theirs if theirs == ours else f"{theirs}; the checkpoint's {ours} cast to it"])
+    rows += [["different", f"{each.hf} ({each.megatron}): {each.numbers:,} numbers, by up to {each.largest:.3e}"]
+             for each in weights.different[:_SHOWN]]
+    if len(weights.different) > _SHOWN:
+        rows.append(["different", f"and {len(weights.different) - _SHOWN} more"])
+    rows += [["damaged", problem] for problem in weights.damaged[:_SHOWN]]
+    return rows + [["unreadable", problem] for problem in weights.unreadable[:_SHOWN]]
+
+
+def _logit_rows(report: Report) -> list[list[object]]:
+    logits, about = report.logits, report.settings
+    if logits is None:
+        return []
+    layers = "" if about.layers is None else f", first {logits.layers} of {report.architecture.layers} layers"
+    return [["logits", f"megatron-core TP{about.tp} x PP{about.pp} against transformers, float32{layers}"],
+            ["tokens, in documents", f"{logits.tokens}, {logits.documents}"],
+            ["largest difference", f"{logits.largest_difference:.3e}"],
+            ["mean difference", f"{logits.mean_difference:.3e}"],
+            ["largest logit", f"{logits.largest_logit:.3g}"],
+            ["same top token", f"{logits.top1_agreement:.2%}"],
+            ["KL divergence, mean and largest", f"{logits.kl_mean:.3e}, {logits.kl_largest:.3e} nats"]]
+
+
+def run(settings: Settings, *, output: Path | None = None) -> bool:
+    """Compare, print the figures, write them to `output`, and give the verdict.
+
+    `output` is written after an error too, with what it was; then the error goes on.
+    """
+    process, begun = device.process_of(dict(os.environ)), time.monotonic()
+    log.setup(rank=process.rank)
+    if output is not None and process.rank == 0:
+        cli.require_absent(output, option="--json")
+        if not output.parent.is_dir():
+            raise ConfigError(f"--json: {output.parent} is no folder; make it first")
+    try:
+        report = verify(settings, process)
+    except BaseException as error:
+        if output is not None and process.rank == 0:
+            _write(output, {"verdict": "ERROR", "error": f"{type(error).__name__}: {error}", "hf": str(settings.hf),
+                            "checkpoint": str(settings.checkpoint)})
+        raise
+    if process.rank == 0:
+        report.show()
+        if output is not None:
+            _write(output, {**report.content(), "seconds": round(time.monotonic() - begun, 1),
+                            "versions": checkpoint_layout.package_versions()})
+    return report.equal
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    cli.require_absent(path, option="--json")
+    cli.write_text_atomically(path, json.dumps(_spelled(content), indent=1, allow_nan=False) + "\n")
+
+
+def _spelled(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become words.
+
+    >>> _spelled({"a": [1.5, float("nan")], "b": float("-inf")})
+    {'a': [1.5, 'nan'], 'b': '-inf'}
+    """
+    if isinstance(value, dict):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def verify(settings: Settings, process: Process) -> Report:
+    """Compare; the report is the same on every rank.
+
+    One process starts those that it needs itself; torchrun or srun with tp * pp of them will do, too.
+    """
+    for option in ("tp", "pp", "tokens", "workers"):
+        number = getattr(settings, option)
+        if number is not None and number < 1:
+            raise ConfigError(f"--{option}: {number}, expected at least 1")
+    if process.size not in (1, settings.ranks):
+        raise ConfigError(f"--tp {settings.tp} x --pp {settings.pp} takes {settings.ranks} processes, but {process.size} run; "
+                          "leave torchrun or srun away, and the processes are started for you")
+    device.choose(settings.device)
+    if process.size > 1:
+        stored = compare_stored(settings) if process.rank == 0 else None
+        return _of_rank(process, settings, stored)
+    stored = compare_stored(settings)
+    if stored.stopped:
+        return stored
+    if settings.ranks == 1:
+        return _of_rank(process, settings, stored)
+    return verify_ranks.run(_of_rank, settings.ranks, settings, stored)
+
+
+def compare_stored(settings: Settings) -> Report:
+    """Files and weights, in this process alone. Settings that cannot work are refused before anything large is read."""
+    folder = opening.find(settings.checkpoint)
+    pair, refusal = _opened(settings)
+    files = verify_files.check_files(settings.hf, folder)
+    if pair is None:
+        if not files.damaged:
+            raise refusal
+        return Report(settings, folder, "", None, files, None, None, stopped=str(refusal))
+    weights = verify_weights.compare_weights(pair, workers=settings.workers)
+    stopped = f"logits, since {len(weights.unreadable)} weights cannot be read" if weights.unreadable else ""
+    return Report(settings, folder, pair.opened.kind, pair.architecture, files, weights, None, stopped)
+
+
+def _opened(settings: Settings) -> tuple[Pair | None, Exception | None]:
+    """Both folders, or why they cannot be opened: damaged files may be the reason."""
+    try:
+        pair = verify_files.open_pair(settings.hf, settings.checkpoint, settings.hints)
+    except MegatronFTError as error:
+        return None, error
+    cut(pair.architecture, settings)
+    return pair, None
+
+
+def cut(architecture: Architecture, settings: Settings) -> Architecture:
+    """The model that computes logits; ConfigError for layers, stages and tokens that it does not have."""
+    from megatron_ft.config import Parallel
+    from megatron_ft.training.plan import check_layout
+
+    if settings.layers is not None:
+        if not 1 <= settings.layers <= architecture.layers:
+            raise ConfigError(f"--layers: {settings.layers}, but the model has {architecture.layers}; name 1 to "
+                              f"{architecture.layers}")
+        architecture = dataclasses.replace(architecture, layers=settings.layers)
+    if settings.pp > architecture.layers:
+        raise ConfigError(f"--pp: {settings.pp} stages, but logits are computed with {architecture.layers} layers; use at most "
+                          f"--pp {architecture.layers}{' or more --layers' if settings.layers is not None else ''}")
+    check_layout(architecture, Parallel(tp=settings.tp, pp=settings.pp), processes=settings.ranks, row_tokens=settings.tokens)
+    verify_logits.document_lengths(settings.tokens, longest=architecture.positions)
+    return architecture
+
+
+def _of_rank(process: Process, settings: Settings, stored: Report | None) -> Report:
+    """What each rank does for the logits, and the whole report.
+
+    Args:
+        stored: what was found in the folders; rank 0 knows.
     """
     from megatron_ft.config import Parallel, Runtime
 
-    process = device.process_of(dict(os.environ))
-    if process.size != tp * pp:
-        raise ConfigError(f"--tp {tp} x --pp {pp} takes {tp * pp} processes, but {process.size} run; start it with "
-                          f"`torchrun --nproc-per-node {tp * pp} convert/verify.py ...`")
-    log.setup(rank=process.rank)
     warnings.filterwarnings("ignore", module=r"megatron\.core|torch")
-    folder, architecture = checked(hf, checkpoint)
-    documents = document_lengths(tokens, longest=architecture.positions)
-    chosen = device.prepare(Runtime(device=device_setting), process)
+    chosen = device.prepare(Runtime(device=settings.device), process)
+    pair = verify_files.open_pair(settings.hf, settings.checkpoint, settings.hints)
+    architecture, parallel = cut(pair.architecture, settings), Parallel(tp=settings.tp, pp=settings.pp)
 
-    from megatron_ft.runtime import groups
-    from megatron_ft.training.plan import check_layout
+    from megatron_ft.runtime import agreement, groups
 
-    parallel = Parallel(tp=tp, pp=pp)
-    check_layout(architecture, parallel, processes=process.size, row_tokens=tokens)
     with groups.start(process, chosen, parallel, timeout_minutes=_TIMEOUT_MINUTES) as place:
-        logits_TV = megatron_logits(folder, architecture, random_documents(architecture, documents), parallel=parallel,
-                                    place=place)
-        comparison = None
+        stored = agreement.from_first(stored)
+        if stored.stopped:
+            return stored
+        lengths = verify_logits.document_lengths(settings.tokens, longest=architecture.positions)
+        documents = verify_logits.random_documents(architecture, lengths)
+        logits_TV = verify_logits.megatron_logits(verify_logits.loader(pair, architecture), architecture, documents,
+                                                  parallel=parallel, place=place)
+        found = None
         if place.last_stage and place.tp_rank == 0:
-            comparison = compare(reference_logits(hf, architecture, documents), logits_TV, documents, tolerance)
-            comparison.show()
-        return _agreed(comparison)
+            found = _against_reference(settings, architecture, documents, logits_TV)
+        [logits] = [each for each in agreement.gather(found) if each is not None]
+        return dataclasses.replace(stored, logits=logits)
 
 
-def checked(hf: str | Path, checkpoint: str | Path) -> tuple[Path, Architecture]:
-    """The iteration folder and the one architecture of both; refuses different models and incomplete weights."""
-    folder = checkpoint_layout.find(checkpoint)
-    architecture = checkpoint_layout.Manifest.read(folder).architecture
-    require_same_architecture(families.architecture_of_folder(hf), architecture, where=str(hf), other=str(folder))
-    # transformers fills what a folder lacks with random numbers and drops what it does not know
-    found = hf_files.open_weights(hf).shapes
-    rules.check_hf_tensors(families.get(architecture.family).RULES, architecture, found, where=str(hf))
-    return folder, architecture
-
-
-def document_lengths(tokens: int, *, longest: int) -> list[int]:
-    """Lengths of documents that fill a row of `tokens`: 1, 2, 4, ..., none over `longest`.
-
-    >>> document_lengths(100, longest=32)
-    [1, 2, 4, 8, 16, 32, 32, 5]
-    """
-    if tokens < 1:
-        raise ConfigError(f"--tokens: {tokens}, expected at least 1")
-    lengths: list[int] = []
-    while sum(lengths) < tokens:
-        lengths.append(min(2 ** len(lengths), longest, tokens - sum(lengths)))
-    return lengths
-
-
-def random_documents(architecture: Architecture, lengths: list[int]) -> list[Tensor]:
-    """int64 [length] each: the same random tokens on every rank and in every run."""
+def _against_reference(settings: Settings, architecture: Architecture, documents: list[Any], logits_TV: Any) -> Comparison:
     import torch
 
-    generator = torch.Generator().manual_seed(SEED)
-    return [torch.randint(0, architecture.vocabulary, (length,), generator=generator) for length in lengths]
-
-
-def reference_logits(hf: str | Path, architecture: Architecture, lengths: list[int]) -> Tensor:
-    """float32 [T, V] by transformers on the CPU, each document alone."""
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()  # it would run into the table of results
-    model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        return torch.cat([model(document[None]).logits[0] for document in random_documents(architecture, lengths)])
-
-
-def megatron_logits(folder: Path, architecture: Architecture, documents: list[Tensor], *, parallel: object,
-                    place: Place) -> Tensor | None:
-    """float32 [T, V] by megatron-core, all documents (int64 [length]) in one packed row; None but on the last stage."""
-    import torch
-    from megatron.core.pipeline_parallel import get_forward_backward_func
-
-    from megatron_ft.config import Model
-    from megatron_ft.training import model
-
-    [stage] = model.build(architecture, parallel=parallel, model=Model(precision="fp32"), device=place.device)
-    _load(stage, folder)
-    stage.eval()
-    home = next(stage.parameters()).device
-    lengths = [len(document) for document in documents]
-    ids = torch.cat(documents)[None].to(home)
-    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(home)
-    borders = torch.tensor([0, *lengths]).cumsum(0).to(home, torch.int32)
-
-    def forward(_: object, module: torch.nn.Module) -> tuple[Tensor, object]:
-        output = module(input_ids=ids, position_ids=positions, attention_mask=None,
-                        packed_seq_params=model.packed(borders, max(lengths)))
-        return output, lambda logits, non_loss_data: model.full_logits(logits, architecture.vocabulary)
-
-    with torch.no_grad():
-        collected = get_forward_backward_func()(
-            forward_step_func=forward, data_iterator=None, model=[stage], num_microbatches=1, seq_length=ids.shape[1],
-            micro_batch_size=1, forward_only=True, collect_non_loss_data=True)
-    return collected[0][0].float().cpu() if collected else None
-
-
-def _load(stage: torch.nn.Module, folder: Path) -> None:
-    """The weights of a checkpoint; of a LoRA checkpoint its base's, with the adapters on top."""
-    from megatron_ft.training import checkpoint, hf_weights, lora
-
-    manifest = checkpoint_layout.Manifest.read(folder)
-    settings = lora_layout.of(manifest)
-    if settings is not None:
-        base = Path(manifest.source["base"])
-        lora_layout.require_base(manifest, folder, base, option="base model")
-        if (base / checkpoint_layout.MANIFEST_FILE).is_file():
-            checkpoint.load_model([stage], base)
-        else:
-            hf_weights.load([stage], base, manifest.architecture)
-        lora.apply(stage, settings, seed=0)
-    checkpoint.load_model([stage], folder)
-
-
-def compare(reference_TV: Tensor, logits_TV: Tensor, lengths: list[int], tolerance: float) -> Comparison:
-    """The figures of two sets of logits for the same tokens."""
-    difference = (reference_TV - logits_TV).abs()
-    same = reference_TV.argmax(-1) == logits_TV.argmax(-1)
-    return Comparison(tokens=sum(lengths), documents=len(lengths), largest_difference=difference.max().item(),
-                      mean_difference=difference.mean().item(), largest_logit=reference_TV.abs().max().item(),
-                      top1_agreement=same.float().mean().item(), tolerance=tolerance)
-
-
-def _agreed(comparison: Comparison | None) -> bool:
-    """The verdict of the rank that compared, on every rank."""
-    import torch
-
-    device_now = torch.cuda.current_device() if torch.distributed.get_backend() == "nccl" else "cpu"
-    failed = torch.tensor([int(comparison is not None and not comparison.equal)], device=device_now)
-    torch.distributed.all_reduce(failed)
-    return not failed.item()
+    torch.set_num_threads(cli.cores())  # the other ranks only wait
+    reference = verify_logits.reference_logits(settings.hf, architecture, documents)
+    return verify_logits.compare(reference, logits_TV, [len(document) for document in documents], layers=architecture.layers,
+                                 tolerance=settings.tolerance)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ft.config import Lora
-from megatron_ft.conversion import lora_to_hf, megatron_to_hf, verify
+from megatron_ft.conversion import lora_to_hf, megatron_to_hf, verify_files, verify_logits
 from megatron_ft.conversion.megatron_to_hf import Options
 from megatron_ft.errors import CheckpointError, ConfigError
 from tests.conversion.test_scripts import run
@@ -25,7 +25,7 @@ LAYOUTS = {"one rank": {}, "tp2, sequence parallel": {"tp": 2, "sequence_paralle
 
 
 def documents(vocabulary: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(verify.SEED)
+    generator = torch.Generator().manual_seed(verify_logits.SEED)
     return [torch.randint(0, vocabulary, (length,), generator=generator) for length in LENGTHS]
 
 
@@ -147,7 +147,7 @@ def test_adapters_of_a_bf16_run_are_added_in_float32(bases, tmp_path):
 
 def test_the_command_exports_adapters_and_verify_takes_them_for_the_model_on_their_base(exported, tmp_path):
     hf, checkpoints, _, merged = exported("llama", "gqa")
-    assert verify.checked(merged, checkpoints)[0].name == "iter_0000007"
+    assert verify_files.open_pair(merged, checkpoints).opened.folder.name == "iter_0000007"
     said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--base", hf)
     assert said.returncode == 2 and "--base goes with --lora" in said.stderr
     said = run("megatron_to_hf.py", "--checkpoint", checkpoints, "--output", tmp_path / "out", "--lora", "adapter")

@@ -19,16 +19,17 @@ from megatron_ft.runtime.device import Process
 def logits(process: Process, *, checkpoint: str, parallel: dict[str, Any], lengths: list[int],
            only: int | None = None) -> np.ndarray | None:
     """float32 [T, V] of one packed row of random documents, or of one of them alone; None on ranks without logits."""
-    from megatron_ft.conversion import verify
+    from megatron_ft.conversion import verify_logits
     from megatron_ft.runtime import checkpoint_layout, groups
 
     folder = checkpoint_layout.find(checkpoint)
     architecture = checkpoint_layout.Manifest.read(folder).architecture
     layout = Parallel(**parallel)
     with groups.start(process, "cpu", layout, timeout_minutes=2) as place:
-        documents = verify.random_documents(architecture, lengths)
+        documents = verify_logits.random_documents(architecture, lengths)
         chosen = documents if only is None else [documents[only]]
-        found = verify.megatron_logits(folder, architecture, chosen, parallel=layout, place=place)
+        found = verify_logits.megatron_logits(lambda stage: verify_logits.load_checkpoint(stage, folder), architecture, chosen,
+                                              parallel=layout, place=place)
         return found.numpy() if found is not None and place.tp_rank == 0 else None
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_ft import families
-from megatron_ft.conversion import verify
+from megatron_ft.conversion import verify_logits
 from tests.small_models import VARIANTS
 
 LENGTHS = [17, 1, 5, 29, 2, 42]  # sums to 96: a multiple of tp for sequence parallelism
@@ -37,7 +37,9 @@ def reference(bases):
     def logits(family: str, variant: str) -> np.ndarray:
         if (family, variant) not in made:
             hf, _ = bases(family, variant)
-            made[family, variant] = verify.reference_logits(hf, families.architecture_of_folder(hf), LENGTHS).numpy()
+            architecture = families.architecture_of_folder(hf)
+            documents = verify_logits.random_documents(architecture, LENGTHS)
+            made[family, variant] = torch.cat([*verify_logits.reference_logits(hf, architecture, documents)]).numpy()
         return made[family, variant]
 
     return logits
@@ -57,7 +59,7 @@ def test_logits_equal_transformers(pool, bases, reference, family, variant, para
 def test_a_window_that_is_forgotten_or_off_by_a_token_would_show(bases, reference, family, variant):
     hf, _ = bases(family, variant)
     model = AutoModelForCausalLM.from_pretrained(hf, attn_implementation="eager").eval()
-    documents = verify.random_documents(families.architecture_of_folder(hf), LENGTHS)
+    documents = verify_logits.random_documents(families.architecture_of_folder(hf), LENGTHS)
     window, differences = model.config.sliding_window, {}
     for other in (window, window - 1, window + 1, 1000):
         model.config.sliding_window = other
