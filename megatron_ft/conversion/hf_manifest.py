@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ft import cli
-from megatron_ft.conversion import model_card
+from megatron_ft.conversion import model_card, partial
 from megatron_ft.conversion.opening import Opened
 from megatron_ft.conversion.streams import Sums
 from megatron_ft.errors import CheckpointError
@@ -45,8 +45,10 @@ def write(folder: Path, opened: Opened, moved: Sums, *, known: Mapping[str, Reco
         evaluations: folders that the evaluator has written, for the model card.
     """
     (folder / model_card.FILE).write_text(model_card.text(opened, evaluations=evaluations), encoding="utf-8")
+    files = checkpoint_files.records(folder, known=known)
+    files.pop(partial.JOURNAL_FILE, None)  # it is gone when the folder is whole
     manifest = HfManifest(checkpoint=str(opened.folder.resolve()), iteration=opened.iteration, source=opened.origin,
-                          tensor_crc32=moved.written, files=checkpoint_files.records(folder, known=known))
+                          tensor_crc32=moved.written, files=files)
     cli.write_text_atomically(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE
 from megatron_ft.runtime import checkpoint_layout, dtypes, lora_layout, safetensors_stream
 from megatron_ft.runtime.checkpoint_layout import Manifest
+from megatron_ft.runtime.stored_tensor import rows_of
 
 Form = Literal["merged", "adapter"]
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -35,7 +37,7 @@ def convert(checkpoint: str | Path, output: str | Path, options: Options = Optio
     """Write folder `output` from a LoRA checkpoint; gives the folder.
 
     Args:
-        form: "merged": a whole model, each adapted weight W + (alpha / rank) B A, added in float32; "adapter": what
+        form: "merged": a whole model, each adapted weight W + (alpha / rank) B A, added in float64; "adapter": what
             `peft.PeftModel.from_pretrained(model, output)` loads.
         base: the base model, a Hugging Face folder or a checkpoint; None: the one that the run recorded.
     ConfigError or CheckpointError for a checkpoint without adapters, and for a base that is not there or another model.
@@ -114,14 +116,33 @@ class Merged:
 
 
 class _MergedRows:
-    """Rows of a weight with its adapter's share added: W + (alpha / rank) B A."""
+    """Rows of a weight with its adapter's share added: W + (alpha / rank) B A, the same bits on every machine.
+
+    The order in which a matrix product adds up depends on processor, threads and shapes. So A and B become whole multiples
+    of a power of two, of so few bits (23 at rank 64, float32 has 24) that float64 holds every sum of products exactly.
+    """
 
     def __init__(self, base: Rows, a: Tensor, b: Tensor, lora: Lora) -> None:
-        self._base, self._a, self._b, self._scale = base, a.float(), b.float(), lora.alpha / lora.rank
+        bits = (53 - math.ceil(math.log2(lora.rank))) // 2
+        self._base, self._a, self._b, self._scale = base, _rounded(a, bits), _rounded(b, bits), lora.alpha / lora.rank
         self.finish = base.finish
 
     def rows(self, start: int, stop: int) -> Tensor:
-        return torch.addmm(self._base.rows(start, stop).float(), self._b[start:stop], self._a, alpha=self._scale)
+        merged = self._base.rows(start, stop).float()
+        for first in range(0, stop - start, step := rows_of(tuple(merged.shape), torch.float64)):
+            piece, own = merged[first:first + step], self._b[start + first:min(start + first + step, stop)]
+            piece.copy_((own @ self._a).mul_(self._scale).add_(piece))  # one operation after the other: nothing is fused
+        return merged
+
+
+def _rounded(tensor: Tensor, bits: int) -> Tensor:
+    """In float64, as whole multiples of a power of two that are none above 2^bits.
+
+    >>> _rounded(torch.tensor([3.0, -0.26]), bits=4)
+    tensor([ 3.0000, -0.2500], dtype=torch.float64)
+    """
+    step = 2.0 ** (math.frexp(tensor.abs().max().item())[1] - bits)
+    return tensor.double().div_(step).round_().mul_(step)
 
 
 def _open_base(manifest: Manifest, folder: Path, named: str | Path | None) -> Source:

@@ -16,7 +16,7 @@ from megatron_ft import log
 from megatron_ft.errors import ConfigError, MegatronFTError
 from megatron_ft.runtime import checkpoint_files
 
-_JOURNAL_FILE = ".journal.jsonl"
+JOURNAL_FILE = ".journal.jsonl"
 _VERSION = 1
 
 
@@ -87,7 +87,7 @@ def folder(final: Path, *, purpose: dict[str, Any], needed_bytes: int) -> Iterat
         raise ConfigError(f"--output: {final} takes {checkpoint_files.readable(needed_bytes)}, but {final.parent} has only "
                           f"{checkpoint_files.readable(free)} free; make room or name another place")
     partial.mkdir(exist_ok=True)
-    journal = Journal(partial / _JOURNAL_FILE, purpose)
+    journal = Journal(partial / JOURNAL_FILE, purpose)
     if not journal.continued:
         _empty(partial)
     elif journal.done:
@@ -95,7 +95,7 @@ def folder(final: Path, *, purpose: dict[str, Any], needed_bytes: int) -> Iterat
     try:
         yield partial, journal
         journal.close()
-        (partial / _JOURNAL_FILE).unlink()
+        (partial / JOURNAL_FILE).unlink()
         _make_last(partial)
         partial.rename(final)
         checkpoint_files.sync_folder(final.parent)
@@ -116,7 +116,7 @@ def folder(final: Path, *, purpose: dict[str, Any], needed_bytes: int) -> Iterat
 def _empty(partial: Path) -> None:
     """Remove what another purpose has left."""
     for path in partial.iterdir():
-        if path.name != _JOURNAL_FILE:
+        if path.name != JOURNAL_FILE:
             checkpoint_files.delete(path)
 
 

@@ -214,8 +214,8 @@ def _tally(expected_TV: Tensor, found_TV: Tensor) -> tuple[float, ...]:
 def kl_divergence(reference_TV: Tensor, logits_TV: Tensor) -> Tensor:
     """[T] sum over V of p (log p - log q), p of the reference, in nats; never below 0, as rounding may make it.
 
-    >>> kl_divergence(torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[0.0, 1.0]]).double()).item()
-    0.12011450695827751
+    >>> round(kl_divergence(torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[0.0, 1.0]]).double()).item(), 9)
+    0.120114507
     """
     log_p, log_q = reference_TV.log_softmax(-1), logits_TV.log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0)

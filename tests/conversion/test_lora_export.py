@@ -65,7 +65,8 @@ def exported(bases, tmp_path_factory):
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    # In float32 the most sensitive of the small models is itself 1e-5 of the largest logit away from float64.
+    assert np.abs(found - expected).max() < 3e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("family, variant", VARIANTS)
