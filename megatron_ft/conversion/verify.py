@@ -13,6 +13,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def _logit_rows(report: Report) -> list[list[object]]:
 def run(settings: Settings, *, output: Path | None = None) -> bool:
     """Compare, print the figures, write them to `output`, and give the verdict.
 
-    `output` is written after an error too, with what it was; then the error goes on.
+    `output` is written after an error too, with what it was and what was known by then; then the error goes on.
     """
     process, begun = device.process_of(dict(os.environ)), time.monotonic()
     log.setup(rank=process.rank)
@@ -146,12 +147,13 @@ def run(settings: Settings, *, output: Path | None = None) -> bool:
         cli.require_absent(output, option="--json")
         if not output.parent.is_dir():
             raise ConfigError(f"--json: {output.parent} is no folder; make it first")
+    known: list[Report] = []
     try:
-        report = verify(settings, process)
+        report = verify(settings, process, note=known.append)
     except BaseException as error:
         if output is not None and process.rank == 0:
-            _write(output, {"verdict": "ERROR", "error": f"{type(error).__name__}: {error}", "hf": str(settings.hf),
-                            "checkpoint": str(settings.checkpoint)})
+            found = known[-1].content() if known else {"hf": str(settings.hf), "checkpoint": str(settings.checkpoint)}
+            _write(output, {**found, "verdict": "ERROR", "error": f"{type(error).__name__}: {error}".removesuffix(": ")})
         raise
     if process.rank == 0:
         report.show()
@@ -179,10 +181,13 @@ def _spelled(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def verify(settings: Settings, process: Process) -> Report:
+def verify(settings: Settings, process: Process, *, note: Callable[[Report], None] = lambda _: None) -> Report:
     """Compare; the report is the same on every rank.
 
     One process starts those that it needs itself; torchrun or srun with tp * pp of them will do, too.
+
+    Args:
+        note: is told on rank 0 what is known before the logits.
     """
     for option in ("tp", "pp", "tokens", "workers"):
         number = getattr(settings, option)
@@ -192,13 +197,13 @@ def verify(settings: Settings, process: Process) -> Report:
         raise ConfigError(f"--tp {settings.tp} x --pp {settings.pp} takes {settings.ranks} processes, but {process.size} run; "
                           "leave torchrun or srun away, and the processes are started for you")
     device.choose(settings.device)
-    if process.size > 1:
-        stored = compare_stored(settings) if process.rank == 0 else None
-        return _of_rank(process, settings, stored)
-    stored = compare_stored(settings)
-    if stored.stopped:
+    stored = None
+    if process.rank == 0:
+        stored = compare_stored(settings)
+        note(stored)
+    if process.size == 1 and stored.stopped:
         return stored
-    if settings.ranks == 1:
+    if process.size == settings.ranks:
         return _of_rank(process, settings, stored)
     return verify_ranks.run(_of_rank, settings.ranks, settings, stored)
 

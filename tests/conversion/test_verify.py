@@ -276,10 +276,19 @@ def test_the_wrong_number_of_processes_is_refused_with_what_to_do(models):
         verify.verify(Settings(models / "hf", models / "megatron", tp=2, pp=2), Process(0, 3, 0, 3, "127.0.0.1", 0))
 
 
-def test_an_error_is_in_the_json_too(models, tmp_path):
+def test_an_error_is_in_the_json_too_with_what_was_known_before(models, tmp_path, monkeypatch):
+    def crash(*_):
+        raise ZeroDivisionError("within the logits")
+
     with pytest.raises(CheckpointError, match="absent: no such folder"):
         verify.run(Settings(models / "hf", tmp_path / "absent"), output=tmp_path / "json")
     found = json.loads((tmp_path / "json").read_text())
     assert found["verdict"] == "ERROR" and found["error"].startswith("CheckpointError: ")
+    monkeypatch.setattr(verify, "_of_rank", crash)
+    with pytest.raises(ZeroDivisionError):
+        verify.run(Settings(models / "hf", models / "megatron"), output=tmp_path / "known")
+    found = json.loads((tmp_path / "known").read_text())
+    assert (found["verdict"], found["error"]) == ("ERROR", "ZeroDivisionError: within the logits")
+    assert found["weights"]["equal"] == 39 and found["logits"] is None
     with pytest.raises(ConfigError, match="--json: .*nowhere is no folder"):
         verify.run(Settings(models / "hf", models / "megatron"), output=tmp_path / "nowhere/json")
