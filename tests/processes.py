@@ -24,8 +24,14 @@ TASK_TIMEOUT_S = 300.0
 class Pool:
     """Workers are started at the first task that needs them and stopped by `close`."""
 
-    def __init__(self, workers: int = 4) -> None:
-        self._context = multiprocessing.get_context("spawn")
+    def __init__(self, workers: int = 4, *, preload: list[str] | None = None) -> None:
+        """
+        Args:
+            preload: modules that one process imports and the workers are forked from, for pools of many.
+        """
+        self._context = multiprocessing.get_context("forkserver" if preload else "spawn")
+        if preload:
+            self._context.set_forkserver_preload(preload)
         self._wanted = workers
         self._workers: list[tuple[Any, Any, Any]] = []
 
@@ -83,7 +89,7 @@ def _work(inbox: Any, outbox: Any, parent: int) -> None:
         try:
             rank, size, port, task, arguments = inbox.get(timeout=5)
         except queue.Empty:
-            if os.getppid() != parent:
+            if not psutil.pid_exists(parent):
                 return
             continue
         try:

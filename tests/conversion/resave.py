@@ -1,53 +1,31 @@
-"""Started on 4 processes by test_layouts: loads converted weights into megatron-core at other layouts, saves them anew.
+"""In the worker processes of test_layouts: loads converted weights into megatron-core at a layout, saves them anew.
 
-python -m torch.distributed.run --nproc-per-node 4 resave.py FOLDER
-
-FOLDER/<variant> is a checkpoint root made by hf_to_megatron; FOLDER/<variant>-tpT-ppP becomes what megatron-core saves.
+ROOT/<name> is a checkpoint root made by hf_to_megatron; ROOT/<name>-tpT-ppP becomes what megatron-core saves.
 """
 
-import os
-import sys
+from __future__ import annotations
+
+import shutil
 from pathlib import Path
 
-from megatron_ft.config import Model, Parallel, Runtime
+from megatron_ft.config import Model, Parallel
 from megatron_ft.families import get, rules
-from megatron_ft.runtime import checkpoint_layout, device
-from tests.small_models import VARIANTS
-
-# Saving takes seconds: two models at every layout, the others once. (tp, pp) -> models
-SAVED = {(1, 1): ["llama-gqa"], (2, 1): ["llama-gqa", "starcoder-mqa"], (1, 2): ["starcoder-mqa"],
-         (1, 4): ["llama-gqa"], (2, 2): ["-".join(variant) for variant in VARIANTS]}
+from megatron_ft.runtime import checkpoint_layout
+from megatron_ft.runtime.device import Process
 
 
-def main(root: Path) -> None:
-    process = device.process_of(dict(os.environ))
-    chosen = device.prepare(Runtime(device="cpu", threads=1), process)
-    from megatron.core import parallel_state
-
+def resave_all(process: Process, *, root: str, names: list[str], tp: int, pp: int) -> None:
+    """Load `release` of each into a model full of NaN, see that none is left, save, and mark as ours."""
     from megatron_ft.runtime import groups
 
-    with groups.start(process, chosen, Parallel(), timeout_minutes=5):
-        check_names(root)
-        for (tp, pp), names in SAVED.items():
-            parallel_state.destroy_model_parallel()
-            with groups.layout(Parallel(tp=tp, pp=pp), chosen):
-                for name in names:
-                    resave(root, name, Parallel(tp=tp, pp=pp))
-
-
-def check_names(root: Path) -> None:
-    """The rules of every model name exactly the parameters of its GPTModel."""
-    from megatron_ft.training import model
-
-    for variant in VARIANTS:
-        architecture = checkpoint_layout.Manifest.read(root / "-".join(variant) / "release").architecture
-        [whole] = model.build(architecture, parallel=Parallel(), model=Model(precision="fp32"), device="cpu")
-        listed = {weight.megatron for weight in rules.weights(get(architecture.family).RULES, architecture)}
-        assert listed == {name for name, _ in whole.named_parameters()}, f"rules and GPTModel differ for {variant}"
+    parallel = Parallel(tp=tp, pp=pp)
+    with groups.start(process, "cpu", parallel, timeout_minutes=5):
+        for name in names:
+            resave(Path(root), name, parallel)
 
 
 def resave(root: Path, name: str, parallel: Parallel) -> None:
-    """Load `release` into a model full of NaN, see that none is left, save, and mark as ours."""
+    """One model at one layout."""
     import torch
     from megatron.core import dist_checkpointing
 
@@ -56,19 +34,24 @@ def resave(root: Path, name: str, parallel: Parallel) -> None:
     folder = checkpoint_layout.find(root / name)
     manifest = checkpoint_layout.Manifest.read(folder)
     [stage] = model.build(manifest.architecture, parallel=parallel, model=Model(precision="fp32"), device="cpu")
+    if parallel.tp == parallel.pp == 1:
+        listed = {weight.megatron for weight in rules.weights(get(manifest.family).RULES, manifest.architecture)}
+        assert listed == {parameter for parameter, _ in stage.named_parameters()}, f"rules and GPTModel differ for {name}"
     for parameter in stage.parameters():
         parameter.data.fill_(float("nan"))
     checkpoint.load_model([stage], folder)
-    wrong = [name for name, parameter in stage.named_parameters() if parameter.isnan().any()]
+    wrong = [parameter for parameter, values in stage.named_parameters() if values.isnan().any()]
     assert not wrong, f"not loaded: {wrong}"
     target = root / f"{name}-tp{parallel.tp}-pp{parallel.pp}"
-    if torch.distributed.get_rank() == 0:
+    first = torch.distributed.get_rank() == 0
+    if first:
         target.mkdir()
     torch.distributed.barrier()
     dist_checkpointing.save({"model": stage.sharded_state_dict()}, str(target))
-    if torch.distributed.get_rank() == 0:
-        manifest.write(target)
+    if first:
+        import dataclasses
 
+        dataclasses.replace(manifest, files={}, tensor_crc32={}).write(target)
+        shutil.copytree(folder / checkpoint_layout.HF_FOLDER, target / checkpoint_layout.HF_FOLDER)
+    torch.distributed.barrier()
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

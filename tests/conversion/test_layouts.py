@@ -1,9 +1,6 @@
 """Converted weights load into megatron-core at every TP x PP, and what it saves there comes back bit for bit."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import itertools
 
 import pytest
 import torch
@@ -11,42 +8,64 @@ from safetensors.torch import load_file
 
 from megatron_ft.conversion import hf_to_megatron, megatron_to_hf, streams
 from megatron_ft.conversion.torch_dist import TorchDistSource
-from tests.conversion.resave import SAVED
-from tests.small_models import VARIANTS, make_hf_model
+from tests.processes import Pool
+from tests.small_models import VARIANTS, hf_config, make_hf_model, make_random_model
+
+LAYOUTS = list(itertools.product((1, 2, 4), (1, 2, 4)))
+GROUPS = {"starcoder-kv1": ("starcoder", {}), "llama-kv2": ("llama", {}), "llama-kv8": ("llama", {"num_key_value_heads": 8}),
+          "llama-kv1": ("llama", {"num_key_value_heads": 1})}
+"""Name -> family and what its model of eight heads and layers has otherwise; the eight of LLaMA has two key and value heads."""
+OTHERS = ["-".join(variant) for variant in VARIANTS]
 
 
 @pytest.fixture(scope="module")
-def resaved(tmp_path_factory):
-    """Folder with every variant's Hugging Face model, its converted checkpoint, and its checkpoint of each layout."""
+def resaved(pool, tmp_path_factory):
+    """Folder with each Hugging Face model, its converted checkpoint, and what megatron-core saved at each layout."""
     root = tmp_path_factory.mktemp("layouts")
+    for name, (family, more) in GROUPS.items():
+        config = hf_config(family, "eight")
+        config.update(more)
+        make_random_model(config, root / f"hf-{name}")
     for family, variant in VARIANTS:
         make_hf_model(family, variant, root / f"hf-{family}-{variant}")
-        hf_to_megatron.convert(root / f"hf-{family}-{variant}", root / f"{family}-{variant}")
-    worker = Path(__file__).parent / "resave.py"
-    environment = {**os.environ, "PYTHONPATH": str(worker.parents[2])}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4",
-                           str(worker), str(root)], capture_output=True, text=True, check=False, timeout=600,
-                          env=environment)
-    assert done.returncode == 0, done.stderr[-6000:]
+    for name in [*GROUPS, *OTHERS]:
+        hf_to_megatron.convert(root / f"hf-{name}", root / name)
+    workers = Pool(16, preload=["megatron_ft.training.checkpoint", "tests.conversion.resave"])
+    try:
+        for tp, pp in LAYOUTS:
+            workers.run(tp * pp, "tests.conversion.resave:resave_all", root=str(root), names=list(GROUPS), tp=tp, pp=pp)
+    finally:
+        workers.close()
+    pool.run(4, "tests.conversion.resave:resave_all", root=str(root), names=OTHERS, tp=2, pp=2)
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name, tp, pp", [(name, *layout) for layout, names in SAVED.items() for name in names])
-def test_what_megatron_core_saves_at_any_layout_comes_back_bit_for_bit(resaved, name, tp, pp, tmp_path):
+def assert_comes_back(resaved, name, tp, pp, tmp_path):
     back = megatron_to_hf.convert(resaved / f"{name}-tp{tp}-pp{pp}", tmp_path / "back")
-    expected = load_file(resaved / f"hf-{name}" / "model.safetensors")
-    found = load_file(back / "model.safetensors")
+    expected, found = (load_file(folder / "model.safetensors") for folder in (resaved / f"hf-{name}", back))
     assert sorted(found) == sorted(expected)
     for tensor in expected:
         assert torch.equal(found[tensor], expected[tensor]), tensor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tp, pp, rows", [(1, 1, 256), (2, 1, 256)])
+@pytest.mark.parametrize("tp, pp", LAYOUTS)
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_megatron_core_loads_and_saves_at_any_layout_comes_back_bit_for_bit(resaved, name, tp, pp, tmp_path):
+    assert_comes_back(resaved, name, tp, pp, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_variant_of_every_family_comes_back_from_a_layout(resaved, name, tmp_path):
+    assert_comes_back(resaved, name, 2, 2, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tp, pp, rows", [(1, 1, 256), (2, 1, 256), (4, 4, 512)])
 def test_megatron_core_pads_the_vocabulary_that_the_converter_leaves_as_it_is(resaved, tp, pp, rows):
-    assert TorchDistSource(resaved / "llama-gqa/release").shape("output_layer.weight") == (203, 48)
-    padded = TorchDistSource(resaved / f"llama-gqa-tp{tp}-pp{pp}")
+    assert TorchDistSource(resaved / "llama-kv2/release").shape("output_layer.weight") == (203, 48)
+    padded = TorchDistSource(resaved / f"llama-kv2-tp{tp}-pp{pp}")
     assert padded.shape("output_layer.weight") == (rows, 48)
     assert not streams.whole(padded, "output_layer.weight")[203:].any()
 
