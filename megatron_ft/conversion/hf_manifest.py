@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,15 @@ class HfManifest:
     version: int = _VERSION
 
 
-def write(folder: Path, opened: Opened, moved: Sums, *, known: Mapping[str, Record], evaluations: Sequence[Path] = ()) -> None:
+def write(folder: Path, opened: Opened, moved: Sums, *, card: str, known: Mapping[str, Record]) -> None:
     """Write both into a folder that has everything else.
 
     Args:
         opened: the checkpoint that the weights came from.
+        card: the model card.
         known: what the weight files are.
-        evaluations: folders that the evaluator has written, for the model card.
     """
-    (folder / model_card.FILE).write_text(model_card.text(opened, evaluations=evaluations), encoding="utf-8")
+    (folder / model_card.FILE).write_text(card, encoding="utf-8")
     files = checkpoint_files.records(folder, known=known)
     files.pop(partial.JOURNAL_FILE, None)  # it is gone when the folder is whole
     manifest = HfManifest(checkpoint=str(opened.folder.resolve()), iteration=opened.iteration, source=opened.origin,

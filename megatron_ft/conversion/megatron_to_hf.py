@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ft import cli, families, log
-from megatron_ft.conversion import hf_manifest, opening, partial, streams
+from megatron_ft.conversion import hf_manifest, model_card, opening, partial, streams
 from megatron_ft.conversion.hf_folder import HfSink
 from megatron_ft.conversion.opening import Hints, Opened
 from megatron_ft.errors import CheckpointError
@@ -58,6 +58,7 @@ def write(output: Path, opened: Opened, options: Options, *, merged_with: str | 
     weights = opening.weights_of(opened.architecture)
     streams.check_stored(opened.source, weights, where=str(folder))
     target = streams.target_dtype(options.dtype, opened.source, weights, where=str(folder))
+    card = model_card.text(opened, evaluations=options.evaluations)
     purpose = {**partial.stamps(folder), "dtype": dtypes.NAMES[target], "largest": limit, "with": merged_with}
     with partial.folder(output, purpose=purpose, needed_bytes=streams.total_bytes(weights, target)) as (beside, journal):
         sink = HfSink(beside, weights, target, limit)
@@ -68,7 +69,7 @@ def write(output: Path, opened: Opened, options: Options, *, merged_with: str | 
             hf_files.copy_companions(opened.companions, beside)
         text = json.dumps(_with_dtype(config, dtypes.NAMES[target]), indent=2, sort_keys=True)
         (beside / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        hf_manifest.write(beside, opened, moved, known=moved.records(sink.heads), evaluations=options.evaluations)
+        hf_manifest.write(beside, opened, moved, card=card, known=moved.records(sink.heads))
     log.get().info("%s: %s parameters in %s, %d file%s, from %s", output, f"{opened.architecture.parameters:,}",
                    dtypes.NAMES[target], len(sink.heads), "s" * (len(sink.heads) > 1), folder)
     return output

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from megatron_ft import families
+from megatron_ft import families, log
 from megatron_ft.conversion import dcp_metadata, legacy, megatron_args
 from megatron_ft.conversion.streams import Source
 from megatron_ft.conversion.torch_dist import COMMON_FILE, TorchDistSource
@@ -85,9 +85,16 @@ def open_checkpoint(path: str | Path, hints: Hints = Hints()) -> Opened:  # noqa
 
 
 def require_whole_files(folder: Path, manifest: Manifest) -> None:
-    """CheckpointError for a file that is not what was written; of tensors' files, summed when they are read, the size."""
-    small = {name: record for name, record in manifest.files.items() if not name.endswith(".distcp")}
-    wrong = checkpoint_files.wrong_sizes(folder, manifest.files) or checkpoint_files.damage(folder, small)
+    """CheckpointError for a file that is not what was written; of tensors' files, summed when they are read, the size.
+
+    Config and tokenizer are for people to change: that is said, and the config is compared with the weights later.
+    """
+    kept = {name: record for name, record in manifest.files.items() if name.startswith(f"{checkpoint_layout.HF_FOLDER}/")}
+    ours = {name: record for name, record in manifest.files.items() if name not in kept}
+    small = {name: record for name, record in ours.items() if not name.endswith(".distcp")}
+    for changed in checkpoint_files.damage(folder, kept):
+        log.get().warning("%s: %s, as it was when the checkpoint was written", folder, changed)
+    wrong = checkpoint_files.wrong_sizes(folder, ours) or checkpoint_files.damage(folder, small)
     if wrong:
         raise CheckpointError(f"{folder}: {wrong[0]}; it is damaged, take another copy or another checkpoint")
 
