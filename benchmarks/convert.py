@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path, help="folder on the disk to measure; must not exist, is removed")
     parser.add_argument("--models", nargs="+", default=["starcoderbase-1b", "starcoderbase-3b", "starcoderbase-7b"])
-    parser.add_argument("--no-transformers", action="store_true", help="leave its part out: it takes the model's size in memory")
+    parser.add_argument("--no-transformers", action="store_true", help="leave it out: it takes the model's size in memory")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Convert any Megatron checkpoint (legacy folders, torch_dist) into one that loads at any TP x PP. See docs/convert.md."""
+"""Convert any Megatron checkpoint into one that loads at any TP x PP, or into legacy folders. See docs/convert.md."""
 
 import argparse
 from pathlib import Path
@@ -15,12 +15,20 @@ def command() -> None:
     parser.add_argument("--config", type=Path, help="Hugging Face folder with the model's config.json and tokenizer")
     parser.add_argument("--vocab-size", type=int, help="of the tokenizer, where neither --config nor the checkpoint say it")
     parser.add_argument("--family", help="where the checkpoint's arguments fit several")
+    parser.add_argument("--layout", default="torch_dist", help="of the output: torch_dist, or the legacy folders of nvidia, "
+                        "bigcode, megatron-llm or core (megatron-core's --ckpt-format torch)")
+    parser.add_argument("--tp", type=int, default=1, help="of legacy folders: tensor-parallel ranks")
+    parser.add_argument("--pp", type=int, default=1, help="of legacy folders: pipeline stages")
     given = parser.parse_args()
-    from megatron_ft.conversion import to_torch_dist
+    from megatron_ft.conversion import to_legacy, to_torch_dist
     from megatron_ft.conversion.opening import Hints
 
-    to_torch_dist.convert(given.checkpoint, given.output, dtype=given.dtype, workers=given.workers,
-                          hints=Hints(config=given.config, vocabulary=given.vocab_size, family=given.family))
+    hints = Hints(config=given.config, vocabulary=given.vocab_size, family=given.family)
+    if given.layout == "torch_dist":
+        to_torch_dist.convert(given.checkpoint, given.output, dtype=given.dtype, workers=given.workers, hints=hints)
+    else:
+        to_legacy.convert(given.checkpoint, given.output, dialect=given.layout, tp=given.tp, pp=given.pp, dtype=given.dtype,
+                          hints=hints)
 
 
 if __name__ == "__main__":

@@ -120,3 +120,25 @@ def _gated(name: str, a: Architecture, dialect: Dialect, tp: int) -> list[Part]:
     gate, up = (each, 0) if dialect == "megatron-llm" else (0, each)
     return [*(Part(rank, name, gate, rank * each, each) for rank in range(tp)),
             *(Part(rank, name, up, a.ffn + rank * each, each) for rank in range(tp))]
+
+
+def stored_name(name: str, dialect: Dialect, *, gated: bool) -> list[str]:
+    """Where a fork keeps a tensor of `model["language_model"]`: keys of nested dictionaries, the tensor's own last.
+
+    >>> stored_name("decoder.layers.3.mlp.linear_fc1.weight", "nvidia", gated=False)
+    ['encoder', 'layers.3.mlp.dense_h_to_4h.weight']
+    """
+    if name == "output_layer.weight":
+        return ["lm_head"] if dialect == "megatron-llm" else ["output_layer", "weight"]
+    if name.startswith("embedding."):
+        _, table, part = name.split(".")
+        return ["embedding", f"{table}.{part}"] if dialect == "megatron-llm" else ["embedding", table, part]
+    rest = name.removeprefix("decoder.")
+    for core, fork in (("linear_qkv", "query_key_value"), ("linear_proj", "dense"), ("linear_fc1", "dense_h_to_4h"),
+                       ("linear_fc2", "dense_4h_to_h"), ("pre_mlp_layernorm", "post_attention_layernorm")):
+        rest = rest.replace(f".{core}.", f".{fork}.")
+    if dialect == "nvidia" and gated:  # the versions that know SwiGLU and RMSNorm have these names
+        rest = rest.replace("_layernorm.", "_norm.")
+    if dialect == "megatron-llm":
+        return ["transformer", rest.replace(".self_attention.", ".attention.")]
+    return ["encoder", rest]

@@ -36,7 +36,7 @@ from megatron_ft.conversion.dcp_metadata import METADATA_FILE, read_metadata
 from megatron_ft.conversion.streams import Segment, Shape
 from megatron_ft.errors import CheckpointError
 from megatron_ft.families.rules import Weight
-from megatron_ft.runtime import sums, torch_file
+from megatron_ft.runtime import sums, torch_archive, torch_file
 from megatron_ft.runtime.stored_names import stored_key
 from megatron_ft.runtime.stored_tensor import Reading, StoredTensor
 
@@ -75,7 +75,7 @@ class TorchDistSink:
         sizes: list[int] = []
         lengths: dict[Shape, int] = {}  # of an archive: the shape decides it
         for name, shape in self._chunks.items():
-            length = lengths[shape] if shape in lengths else lengths.setdefault(shape, torch_file.saved_bytes(dtype, shape))
+            length = lengths[shape] if shape in lengths else lengths.setdefault(shape, torch_archive.saved_bytes(dtype, shape))
             if not sizes or sizes[-1] + length > _LARGEST_FILE_BYTES:
                 sizes.append(0)
             self._places[name] = _StorageInfo(_file_name(len(sizes) - 1), sizes[-1], length)
@@ -148,7 +148,7 @@ class _ChunkWriting:
 
     def __init__(self, folder: Path, name: str, place: _StorageInfo, dtype: torch.dtype, shape: Shape) -> None:
         self._name, self._place = name, place
-        self._writer = torch_file.TensorWriter(folder / place.relative_path, place.offset, dtype, shape)
+        self._writer = torch_archive.TensorWriter(folder / place.relative_path, place.offset, dtype, shape)
 
     def write(self, start: int, rows: Tensor) -> None:
         self._writer.write(rows)

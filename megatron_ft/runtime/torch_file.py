@@ -1,4 +1,4 @@
-"""Files of torch.save, and parts of files: read without running their pickle, tensors left where they lie; and written.
+"""Files of torch.save, and parts of files: read without running their pickle, tensors left where they lie.
 
 Since torch 1.6 such a file is a zip archive, uncompressed: NAME/data.pkl is the pickle, in which a tensor is
 `_rebuild_tensor_v2(storage, offset, shape, stride, ...)` and a storage ("storage", class, key, device, numbers); its bytes are
@@ -8,24 +8,18 @@ in a row, the third the object, the last the keys of the storages, whose bytes f
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import io
-import math
-import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
 from megatron_ft.errors import CheckpointError
-from megatron_ft.runtime import pickles, sums
-from megatron_ft.runtime.stored_tensor import StoredTensor, memory
+from megatron_ft.runtime import pickles
+from megatron_ft.runtime.stored_tensor import StoredTensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LARGEST_PICKLE_BYTES = 2**30
@@ -224,115 +218,3 @@ class FileSlice(io.RawIOBase):
         count = self._stream.readinto(view[:wanted])
         self._position += count
         return count
-
-
-class _PickledTensor:
-    """Pickles as a contiguous tensor of storage 0."""
-
-    def __init__(self, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        self.dtype, self.shape = dtype, shape
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        strides = torch.empty(self.shape, device="meta").stride()
-        return (torch._utils._rebuild_tensor_v2,
-                (self.dtype, 0, self.shape, strides, False, collections.OrderedDict()))
-
-
-class _Pickler(pickle.Pickler):
-    def __init__(self, stream: IO[bytes], numbers: int) -> None:
-        super().__init__(stream, protocol=2)
-        self._numbers = numbers
-
-    def persistent_id(self, value: Any) -> Any:
-        if not isinstance(value, torch.dtype):
-            return None
-        [storage] = [name for name, dtype in pickles.STORAGE_DTYPES.items() if dtype == value and name != "UntypedStorage"]
-        return "storage", getattr(torch, storage), "0", "cpu", self._numbers
-
-
-@contextlib.contextmanager
-def _archive(stream: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
-    """An archive of torch.save for one contiguous tensor; gives the stream that takes its numbers."""
-    pickled = io.BytesIO()
-    _Pickler(pickled, math.prod(shape)).dump(_PickledTensor(dtype, shape))
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in (("data.pkl", pickled.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
-        with archive.open(zipfile.ZipInfo("archive/data/0"), "w", force_zip64=True) as data:
-            yield data
-
-
-def saved_bytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    """How long the archive of one tensor is."""
-    stream = io.BytesIO()
-    with _archive(stream, dtype, shape):
-        pass
-    return len(stream.getvalue()) + math.prod(shape) * dtype.itemsize
-
-
-class TensorWriter:
-    """Writes one tensor as torch.save does, row by row, at a place of an open file."""
-
-    def __init__(self, path: Path, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        """
-        Args:
-            path: of a file that is there; other parts of it may be written at the same time.
-            start: first byte; `saved_bytes` says how many there will be.
-        """
-        self._part = _FilePart(path.open("r+b", buffering=0), start)
-        self._archive = _archive(self._part, dtype, shape)
-        self._data = self._archive.__enter__()
-        self._first, self._sum = self._part.tell(), 0
-
-    def write(self, rows: Tensor) -> None:
-        """Append rows."""
-        content = memory(rows)
-        self._sum = sums.crc32(content, self._sum)
-        self._data.write(content)
-
-    def abandon(self) -> None:
-        """Write nothing more; what is there is worth nothing."""
-        with contextlib.suppress(Exception):  # whatever made the caller give up may do so once more, as a full disk does
-            self._archive.__exit__(None, None, None)
-        self._part.close()
-
-    def finish(self) -> tuple[int, int]:
-        """CRC-32 of the numbers, and of the archive."""
-        end = self._part.tell()
-        self._archive.__exit__(None, None, None)
-        around = self._part.read(0, self._first), self._part.read(end, self._part.tell())
-        head, tail = ((sums.crc32(content), len(content)) for content in around)
-        self._part.close()
-        return self._sum, sums.joined([head, (self._sum, end - self._first), tail])
-
-
-class _FilePart:
-    """A part of a file as a file of its own, as far as zipfile writes one."""
-
-    def __init__(self, stream: IO[bytes], start: int) -> None:
-        self._stream, self._start, self._position = stream, start, 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view):
-            done += os.pwrite(self._stream.fileno(), view[done:], self._start + self._position + done)
-        self._position += done
-        return done
-
-    def read(self, start: int, stop: int) -> bytes:
-        return os.pread(self._stream.fileno(), stop - start, self._start + start)
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        assert whence == io.SEEK_SET
-        self._position = position
-        return position
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        self._stream.close()

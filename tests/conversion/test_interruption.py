@@ -14,7 +14,7 @@ import pytest
 from megatron_ft.conversion import hf_to_megatron, megatron_to_hf, partial, streams
 from megatron_ft.conversion.megatron_to_hf import Options
 from megatron_ft.errors import ConfigError
-from megatron_ft.runtime import checkpoint_files, torch_file
+from megatron_ft.runtime import checkpoint_files, torch_archive
 from megatron_ft.runtime.stored_tensor import StoredTensor
 from tests.conversion.test_round_trip import assert_same_bits, tensors_of
 from tests.small_models import make_hf_model
@@ -33,7 +33,7 @@ class Full:
 
     def __init__(self, monkeypatch, writes):
         self.left = writes
-        self._write = {StoredTensor: StoredTensor.write, torch_file.TensorWriter: torch_file.TensorWriter.write}
+        self._write = {StoredTensor: StoredTensor.write, torch_archive.TensorWriter: torch_archive.TensorWriter.write}
         for kind, write in self._write.items():
             monkeypatch.setattr(kind, "write", lambda place, *rows, write=write: self.take(write, place, *rows))
 

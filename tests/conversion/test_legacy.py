@@ -2,13 +2,15 @@
 
 import argparse
 import itertools
+import pickle
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from megatron_ft import families
-from megatron_ft.conversion import megatron_to_hf, opening, to_torch_dist
+from megatron_ft.conversion import hf_to_megatron, megatron_to_hf, opening, to_legacy, to_torch_dist
+from megatron_ft.conversion.legacy_layout import canonical
 from megatron_ft.conversion.opening import Hints
 from megatron_ft.errors import CheckpointError, ConfigError
 from tests.conversion.legacy_writer import write
@@ -79,6 +81,58 @@ def test_a_legacy_checkpoint_becomes_one_that_training_loads(model, tmp_path):
     back = megatron_to_hf.convert(made, tmp_path / "hf")
     assert_same_bits(tensors_of(back), tensors_of(model("llama", "megatron-llm")[0]))
     assert (back / "generation_config.json").is_file(), "what lies beside --config goes along"
+
+
+@pytest.mark.parametrize("tp, pp", [(1, 1), (2, 1), (1, 4), (4, 2)])
+@pytest.mark.parametrize("family, dialect", KINDS)
+def test_what_is_written_for_a_fork_is_what_the_fork_writes(model, tmp_path, family, dialect, tp, pp):
+    """Same files, names, shapes and numbers as the independent writer's, but for what pads the vocabulary."""
+    hf, _ = model(family, dialect)
+    expected = legacy(model, tmp_path / "expected", family, dialect, tp=tp, pp=pp)
+    ours = hf_to_megatron.convert(hf, tmp_path / "megatron")
+    made = to_legacy.convert(ours, tmp_path / "made", dialect=dialect, tp=tp, pp=pp)
+    files = sorted(path.relative_to(made) for path in made.rglob("*.pt"))
+    assert files == sorted(path.relative_to(expected) for path in expected.rglob("*.pt"))
+    for file in files:
+        ours, theirs = (torch.load(root / file, weights_only=False, pickle_module=Lenient) for root in (made, expected))
+        found, wanted = flat(ours["model"]), flat(theirs["model"])
+        renamed = {canonical(name): tensor for name, tensor in found.items()}
+        wanted = {canonical(name): tensor for name, tensor in wanted.items() if canonical(name)}
+        assert sorted(renamed) == sorted(wanted)
+        for name, tensor in wanted.items():
+            same = renamed[name] == tensor
+            assert (same | (tensor == 7.5)).all() and renamed[name].shape == tensor.shape, name
+    back = megatron_to_hf.convert(made, tmp_path / "hf")
+    assert_same_bits(tensors_of(back), tensors_of(hf))
+
+
+class Lenient:
+    """A pickle module for torch.load that needs no Megatron."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            return super().find_class(module, name) if not module.startswith("megatron.") else lambda *arguments: arguments
+
+    load = staticmethod(pickle.load)
+
+
+def flat(value, prefix=""):
+    """Nested names of tensors, joined by dots."""
+    if isinstance(value, torch.Tensor):
+        return {prefix: value}
+    return {name: tensor for key, item in (value.items() if isinstance(value, dict) else ())
+            for name, tensor in flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def test_a_fork_is_not_given_what_it_does_not_have(model, tmp_path):
+    made = hf_to_megatron.convert(model("llama", "core")[0], tmp_path / "megatron")
+    for options, message in (({"dialect": "bigcode"}, "--layout bigcode: it has learned positions only, and this .* a llama"),
+                             ({"dialect": "old"}, "--layout: 'old' is unknown; use one of nvidia, bigcode, megatron-llm, core"),
+                             ({"dialect": "core", "pp": 3}, "--pp: 3 does not divide the 8 layers"),
+                             ({"dialect": "core", "tp": 8}, "--tp: 8 does not divide the 4 query groups")):
+        with pytest.raises(ConfigError, match=message):
+            to_legacy.convert(made, tmp_path / "out", **{"tp": 1, "pp": 1, **options})
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_the_vocabulary_is_asked_for_where_the_args_do_not_say_it(model, tmp_path):
@@ -153,8 +207,6 @@ def test_a_head_that_args_wrongly_call_tied_is_refused(model, tmp_path):
 
 def test_megatron_lm_s_own_torch_dist_is_read_by_its_args(model, tmp_path):
     hf, _ = model("llama", "core")
-    from megatron_ft.conversion import hf_to_megatron
-
     made = hf_to_megatron.convert(hf, tmp_path / "megatron")
     args = argparse.Namespace(
         num_layers=8, hidden_size=48, num_attention_heads=8, group_query_attention=True, num_query_groups=4, kv_channels=10,
