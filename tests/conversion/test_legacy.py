@@ -129,7 +129,7 @@ def test_a_fork_is_not_given_what_it_does_not_have(model, tmp_path):
     for options, message in (({"dialect": "bigcode"}, "--layout bigcode: it has learned positions only, and this .* a llama"),
                              ({"dialect": "old"}, "--layout: 'old' is unknown; use one of nvidia, bigcode, megatron-llm, core"),
                              ({"dialect": "core", "pp": 3}, "--pp: 3 does not divide the 8 layers"),
-                             ({"dialect": "core", "tp": 8}, "--tp: 8 does not divide the 4 query groups")):
+                             ({"dialect": "nvidia", "tp": 8}, "--tp: 8 does not divide the 4 query groups")):
         with pytest.raises(ConfigError, match=message):
             to_legacy.convert(made, tmp_path / "out", **{"tp": 1, "pp": 1, **options})
     assert not list(tmp_path.glob("*out*"))
