@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,6 @@ from typing import Any
 from megatron_ft.conversion.opening import Opened
 from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_layout
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILE = "README.md"
 SUMMARY_FILE = "summary.json"
@@ -60,24 +54,13 @@ def base_model(source: dict[str, Any]) -> str | None:
 def _training(source: dict[str, Any]) -> list[str]:
     if "config" not in source:
         return []
-    config = tomllib.loads(source["config"])
-    views = [(purpose, view) for purpose in ("train", "valid") for view in config.get("data", {}).get(purpose, [])]
-    files = [("weights file", path) for path in config.get("data", {}).get("weights_files", [])]
-    return ["## Data", _table(["for", "documents", "rendered with"], [[purpose, f"`{view}`", _rendered(view)]
-                                                                     for purpose, view in views + files]),
+    rows = [[each["for"], f"`{each['entry']}`", each["documents"], each.get("template", ""),
+             "<br>".join(f"`{file['path']}` (sha256 {file['sha256'][:12]})" for file in each.get("inputs", []))]
+            for each in source.get("data", [])]
+    return ["## Data", _table(["for", "dataset", "documents", "template", "made from"], rows),
             f"Order of the documents: `{source.get('data_order')}`.",
             "## Training", "<details><summary>the whole config</summary>", f"```toml\n{source['config'].strip()}\n```",
             "</details>"]
-
-
-def _rendered(view: str) -> str:
-    """What the manifest of a dataset says about it, where it is still there."""
-    path = Path(f"{view.split()[-1]}.json")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        return f"template {manifest['template']}, {manifest['documents']:,} documents, {manifest['tokens']:,} tokens"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _evaluation(folders: Sequence[Path]) -> list[str]:

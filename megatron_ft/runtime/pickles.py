@@ -72,7 +72,7 @@ class Named:
 
 
 def _member(owner: Any, name: str) -> Named:
-    """In place of `getattr`, by which Python 3.11 pickles an enum's member."""
+    """In place of `getattr`, by which Python 3.11.0 to 3.11.3 pickled an enum's member."""
     if not isinstance(owner, Named):
         raise pickle.UnpicklingError(f"it asks a {type(owner).__name__} for {name!r}, which no checkpoint needs")
     return Named(owner.name, (name,))

@@ -111,8 +111,8 @@ class Reading:
         return crc
 
 
-PIECE_BYTES = 16 * 2**20
-"""What is read, looked at and written at once: large for disks, small beside a processor's memory."""
+PIECE_BYTES = 4 * 2**20
+"""What is read, looked at and written at once: large for disks, small enough for a processor's cache."""
 
 
 def rows_of(shape: tuple[int, ...], dtype: torch.dtype, piece_bytes: int = PIECE_BYTES) -> int:

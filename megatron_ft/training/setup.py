@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megatron_ft.config import Config
 from megatron_ft.data.loader import Loader, ValidationLoader
+from megatron_ft.data.manifest import Manifest
 from megatron_ft.data.source import View, by_tag, open_views
 from megatron_ft.errors import ConfigError, DataError
 from megatron_ft.families.architecture import Architecture
@@ -35,6 +36,8 @@ class Setup:
     """Fingerprints of those that made the training data; a dataset pair does not know its own."""
     lora: dict[str, object]
     """What the manifest of each checkpoint says about adapters; empty without LoRA."""
+    data: list[dict[str, object]]
+    """What it says about each dataset."""
 
     @property
     def checkpoints(self) -> Path:
@@ -44,7 +47,7 @@ class Setup:
     def source(self) -> dict[str, object]:
         """For the manifest of each checkpoint: what decides the data order, and what the run was told."""
         return {"base": str(self.base.folder), "data_order": self.loader.fingerprint, "tokenizers": list(self.tokenizers),
-                "config": self.config.to_toml(), **self.lora}
+                "data": self.data, "config": self.config.to_toml(), **self.lora}
 
 
 def prepare(config: Config, process: Process) -> Setup:
@@ -76,7 +79,19 @@ def prepare(config: Config, process: Process) -> Setup:
     saved = resume.find(root, config, architecture, data_order=loader.fingerprint, base=base.folder)
     resume.check_room(root, config, architecture, warn=process.rank == 0)
     return Setup(config, process, architecture, base, saved, loader, valid, plan, _tokenizers(train_views),
-                 lora_layout.source(config.lora, base.folder))
+                 lora_layout.source(config.lora, base.folder),
+                 [_described("train", view) for view in train_views] + [_described("valid", view) for view in valid_views])
+
+
+def _described(purpose: str, view: View) -> dict[str, object]:
+    """A dataset for the manifest of a checkpoint, which may be read where the dataset is not."""
+    described: dict[str, object] = {"for": purpose, "entry": str(view.entry), "documents": view.last - view.first}
+    path = Path(f"{view.entry.prefix}.json")
+    if path.is_file():  # OctoPack's pairs have none
+        made = Manifest.read(path)
+        described |= {"template": made.template, "whole": made.counts, "bin": made.bin_file,
+                      "inputs": [{key: each[key] for key in ("path", "sha256")} for each in made.inputs]}
+    return described
 
 
 def _tokenizers(views: list[View]) -> tuple[str, ...]:

@@ -107,7 +107,9 @@ def test_the_card_says_what_a_model_was_trained_on_and_how_it_did(bases, tmp_pat
     manifest = checkpoint_layout.Manifest.read(trained)
     config = '[run]\ndir = "run"\n\n[data]\ntrain = ["0:0.95 data/mix"]\n\n[optim]\nlr = 5e-05\n'
     dataclasses.replace(manifest, iteration=250, source={
-        "base": "hub/models--bigcode--starcoderbase/snapshots/1a2b", "data_order": "af3f", "config": config}).write(trained)
+        "base": "hub/models--bigcode--starcoderbase/snapshots/1a2b", "data_order": "af3f", "config": config,
+        "data": [{"for": "train", "entry": "0:0.95 data/mix", "documents": 1178, "template": "octocoder",
+                  "inputs": [{"path": "rows.jsonl", "sha256": "0123456789abcdef"}]}]}).write(trained)
     evaluation = tmp_path / "results"
     evaluation.mkdir()
     (evaluation / "summary.json").write_text(json.dumps({"language": "python", "scenario": "synthesize", "problems": 164,
@@ -116,7 +118,8 @@ def test_the_card_says_what_a_model_was_trained_on_and_how_it_did(bases, tmp_pat
     card = (back / "README.md").read_text()
     front = card.split("---")[1]
     assert 'base_model: "bigcode/starcoderbase"' in front and "library_name: transformers" in front
-    for words in ("Fine-tuned from bigcode/starcoderbase, step 250.", "`0:0.95 data/mix`", "lr = 5e-05",
+    for words in ("Fine-tuned from bigcode/starcoderbase, step 250.", "lr = 5e-05",
+                  "| train | `0:0.95 data/mix` | 1,178 | octocoder | `rows.jsonl` (sha256 0123456789ab) |",
                   "| python | synthesize | 164 | 3,280 | pass@1 46.2% |"):
         assert words in card, words
     (evaluation / "summary.json").write_text("{}")
