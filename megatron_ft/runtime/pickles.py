@@ -22,7 +22,6 @@ _KEPT: dict[tuple[str, str], Any] = {
     ("torch", "Size"): torch.Size,
     ("builtins", "set"): set, ("builtins", "frozenset"): frozenset, ("builtins", "dict"): dict, ("builtins", "list"): list,
     ("builtins", "tuple"): tuple, ("builtins", "slice"): slice, ("builtins", "complex"): complex,
-    ("__builtin__", "set"): set,
 }
 """Plain containers: the objects themselves are made."""
 
@@ -82,6 +81,7 @@ class Unpickler(pickle.Unpickler):
     """Knows the names above and no other; what tensors are made of is the subclass's."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = {"__builtin__": "builtins"}.get(module, module)  # its name in protocol 2, which torch.save writes
         if (module, name) in _KEPT:
             return _KEPT[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
