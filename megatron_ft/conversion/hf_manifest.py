@@ -31,7 +31,7 @@ class HfManifest:
     tensor_crc32: dict[str, str]
     """CRC-32 of each tensor's bytes, by its name in the folder, 8 hexadecimal digits."""
     files: dict[str, Record]
-    """Every other file of the folder."""
+    """Every other file of the folder but the model card."""
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: checkpoint_layout.package_versions())
     version: int = _VERSION
 
@@ -44,9 +44,9 @@ def write(folder: Path, opened: Opened, moved: Sums, *, card: str, known: Mappin
         card: the model card.
         known: what the weight files are.
     """
-    (folder / model_card.FILE).write_text(card, encoding="utf-8")
     files = checkpoint_files.records(folder, known=known)
     files.pop(partial.JOURNAL_FILE, None)  # it is gone when the folder is whole
+    (folder / model_card.FILE).write_text(card, encoding="utf-8")  # for people to change, and so without a sum
     manifest = HfManifest(checkpoint=str(opened.folder.resolve()), iteration=opened.iteration, source=opened.origin,
                           tensor_crc32=moved.written, files=files)
     cli.write_text_atomically(folder / FILE, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")

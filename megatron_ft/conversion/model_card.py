@@ -36,7 +36,7 @@ def text(opened: Opened, *, evaluations: Sequence[Path] = ()) -> str:
                       architecture.positions, architecture.vocabulary]]),
              *_training(source), *_evaluation(evaluations),
              "## Files\n\n`conversion.json` holds the checkpoint that this was made of, a CRC-32 of every tensor and of every "
-             "other file. The licence is that of the base model and of the data."]
+             "file but this one. The licence is that of the base model and of the data."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -89,7 +89,7 @@ def test_a_flipped_byte_is_refused_or_has_no_effect(whole, tmp_path, kind):
             stream.seek(offset)
             stream.write(bytes([byte ^ (1 << number % 8)]))
         refused += not survives(kind, damaged, tmp_path / "out", tensors)
-        if kind == "hf":
+        if kind == "hf" and name.name != "README.md":
             manifest = _manifest(damaged)
             assert manifest is None or checkpoint_files.damage(damaged, manifest.files), (name, offset)
     assert refused >= {"torch_dist": 40, "legacy": 20, "hf": 40, "bin": 30}[kind]

@@ -13,7 +13,7 @@ from megatron_ft.conversion import hf_manifest, hf_to_megatron, lora_to_hf, mega
 from megatron_ft.conversion.megatron_to_hf import Options
 from megatron_ft.errors import CheckpointError
 from megatron_ft.runtime import checkpoint_files, sums
-from tests.small_models import VARIANTS
+from tests.small_models import VARIANTS, make_hf_model
 from tests.training.lora_programs import write_adapters
 
 ELSEWHERE = """
@@ -33,8 +33,11 @@ for folder, adapter in json.loads(sys.argv[1]):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     if adapter:
         model = peft.PeftModel.from_pretrained(model, adapter)
+    tokens = torch.arange(60)
+    if "tokenizer" in folder:
+        tokens = torch.tensor(transformers.AutoTokenizer.from_pretrained(folder)("def add(a, b): return a + b").input_ids)
     with torch.no_grad():
-        logits[adapter or folder] = model(torch.arange(60)[None]).logits
+        logits[adapter or folder] = model(tokens[None]).logits
 save_file(logits, sys.argv[2])
 assert not any(name.partition(".")[0] in ("megatron", "megatron_ft") for name in sys.modules)
 """
@@ -70,6 +73,23 @@ def test_every_exported_folder_loads_elsewhere(bases, tmp_path):
         assert (with_adapter - merged).abs().max() < 3e-5 * merged.abs().max()
 
 
+def test_the_tokenizer_goes_along(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    hf = make_hf_model("llama", "gqa", tmp_path / "hf_tokenizer")
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel()
+    trained.train_from_iterator(["def add(a, b): return a + b", "def sub(a, b): return a - b"], trainers.BpeTrainer(
+        vocab_size=203, special_tokens=["</s>"], show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="</s>").save_pretrained(hf)
+    back = megatron_to_hf.convert(hf_to_megatron.convert(hf, tmp_path / "megatron"), tmp_path / "back_tokenizer")
+    found = logits_elsewhere([(str(hf), None), (str(back), None)], tmp_path / "logits.safetensors")
+    assert torch.equal(*found.values())
+    ids = PreTrainedTokenizerFast(tokenizer_object=trained)("def add(a, b): return a + b").input_ids
+    assert found[str(back)].shape == (1, len(ids), 203) and len(ids) > 5
+
+
 @pytest.fixture
 def exported(bases, tmp_path):
     """A Hugging Face folder and what comes back of it."""
@@ -82,7 +102,7 @@ def test_the_manifest_has_the_sum_of_every_tensor_and_file(exported):
     manifest = hf_manifest.read(back)
     for name, tensor in load_file(back / "model.safetensors").items():
         assert manifest.tensor_crc32[name] == sums.text(sums.crc32(tensor.numpy().tobytes())), name
-    assert set(manifest.files) == {path.name for path in back.iterdir()} - {hf_manifest.FILE}
+    assert set(manifest.files) == {path.name for path in back.iterdir()} - {hf_manifest.FILE, "README.md"}
     assert not checkpoint_files.damage(back, manifest.files)
 
 
