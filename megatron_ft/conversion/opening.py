@@ -11,7 +11,7 @@ from megatron_ft import families, log
 from megatron_ft.conversion import dcp_metadata, legacy, megatron_args
 from megatron_ft.conversion.streams import Source
 from megatron_ft.conversion.torch_dist import COMMON_FILE, TorchDistSource
-from megatron_ft.errors import CheckpointError
+from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.families import rules
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE
@@ -128,7 +128,22 @@ def _architecture(args: argparse.Namespace, hints: Hints, *, stored_rows: int, w
     if not found.vocabulary <= stored_rows:
         raise CheckpointError(f"{hints.config / CONFIG_FILE}: the vocabulary is {found.vocabulary}, but {where} has "
                               f"{stored_rows} rows; the config is another model's")
+    _say_differences(args, found, stored_rows, where=where, config=hints.config)
     return found
+
+
+def _say_differences(args: argparse.Namespace, found: Architecture, stored_rows: int, *, where: str, config: Path) -> None:
+    """Warn of what the stored arguments, as far as they can be read, say differently from the config that counts."""
+    try:
+        theirs = megatron_args.architecture(args, vocabulary=found.vocabulary, stored_rows=stored_rows, where=where,
+                                            family=found.family)
+    except ConfigError:
+        return  # that is what the config is for
+    for field in dataclasses.fields(Architecture):
+        ours, stored = getattr(found, field.name), getattr(theirs, field.name)
+        if ours != stored:
+            log.get().warning("%s: its arguments say %s = %r, %s says %r, which counts", where, field.name, stored,
+                              config / CONFIG_FILE, ours)
 
 
 def _origin(folder: Path, kind: str, iteration: int) -> dict[str, Any]:

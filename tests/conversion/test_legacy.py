@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_ft import families
+from megatron_ft import families, log
 from megatron_ft.conversion import hf_to_megatron, megatron_to_hf, opening, to_legacy, to_torch_dist
 from megatron_ft.conversion.legacy_layout import canonical
 from megatron_ft.conversion.opening import Hints
@@ -133,6 +133,22 @@ def test_a_fork_is_not_given_what_it_does_not_have(model, tmp_path):
         with pytest.raises(ConfigError, match=message):
             to_legacy.convert(made, tmp_path / "out", **{"tp": 1, "pp": 1, **options})
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_config_that_says_otherwise_counts_and_is_said(model, tmp_path, monkeypatch, caplog):
+    import json
+    import shutil
+
+    hf, _ = model("llama", "nvidia")
+    config = shutil.copytree(hf, tmp_path / "config")
+    values = json.loads((config / "config.json").read_text())
+    values.pop("rope_parameters", None)
+    (config / "config.json").write_text(json.dumps({**values, "rope_theta": 5e5}))
+    root = legacy(model, tmp_path / "legacy", "llama", "nvidia", tp=1, pp=1)
+    monkeypatch.setattr(log.get(), "propagate", True)
+    opened = opening.open_checkpoint(root, Hints(config=config))
+    assert opened.architecture.rope["theta"] == 5e5
+    assert "its arguments say rope = {'type': 'default', 'theta': 10000.0}" in caplog.text and "which counts" in caplog.text
 
 
 def test_the_vocabulary_is_asked_for_where_the_args_do_not_say_it(model, tmp_path):
