@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,9 @@ def inspect(path: str | Path) -> Report:
 
 def _hugging_face(folder: Path) -> Report:
     report = Report("Hugging Face model", folder)
-    with _problems(report):
+    with _noted(report):
         report.facts |= sizes(families.architecture_of_folder(folder))
-    with _problems(report):
+    with _noted(report):
         weights = hf_files.open_weights(folder)
         _add_tensors(report, {name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()})
         report.facts["files"] = f"{len(weights.files)}, {weights.files[0].suffix.removeprefix('.')}"
@@ -99,7 +100,7 @@ def _adapter(folder: Path) -> Report:
 
 def _ours(folder: Path) -> Report:
     report = Report("torch_dist checkpoint of megatron_ft", folder)
-    with _problems(report):
+    with _noted(report):
         manifest = Manifest.read(folder)
         lora = lora_layout.of(manifest)
         layout = ", ".join(f"{axis} {size}" for axis, size in manifest.layout.items())
@@ -121,7 +122,7 @@ def _ours(folder: Path) -> Report:
 
 def _foreign(folder: Path) -> Report:
     report = Report("torch_dist checkpoint of Megatron-LM (or another user of megatron-core)", folder)
-    with _problems(report):
+    with _noted(report):
         source = TorchDistSource(folder)
         _add_tensors(report, source.keys)
         common = torch_file.load(folder / COMMON_FILE) if (folder / COMMON_FILE).is_file() else {}
@@ -136,7 +137,7 @@ def _foreign(folder: Path) -> Report:
 
 def _legacy(folder: Path) -> Report:
     report = Report("Megatron, a folder for each rank", folder)
-    with _problems(report):
+    with _noted(report):
         opened = legacy.open_folder(folder)
         report.format = f"Megatron, a folder for each rank ({opened.dialect})"
         report.facts |= {"TP x PP": f"{opened.tp} x {opened.pp}", "iteration": str(opened.iteration or "release")}
@@ -181,17 +182,10 @@ def _add_tensors(report: Report, tensors: Tensors) -> None:
     report.facts["tensors"] = f"{len(tensors)}: {', '.join(f'{count} {dtype}' for dtype, count in counts.most_common())}"
 
 
-class _problems:  # noqa: N801 - reads as a word
+@contextlib.contextmanager
+def _noted(report: Report) -> Iterator[None]:
     """What is raised within it becomes a problem of the report."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if isinstance(error, MegatronFTError):
-            self._report.problems.append(str(error))
-            return True
-        return False
+    try:
+        yield
+    except MegatronFTError as error:
+        report.problems.append(str(error))

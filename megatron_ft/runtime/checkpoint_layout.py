@@ -164,11 +164,17 @@ def find(path: str | Path) -> Path:
                                   "give a checkpoint root or one iteration folder")
         folder = path
     missing = missing_files(folder)
+    imported = f"python convert/megatron_to_megatron.py --checkpoint {folder} --output DIR"
+    if any(folder.glob("mp_rank_*")):
+        raise CheckpointError(f"{folder}: another Megatron's checkpoint, a folder for each rank; make one of ours of it: "
+                              f"{imported}")
     if missing:
         complete = sorted(other.name for other in folder.parent.glob("iter_*") if is_complete(other))
         advice = f"complete ones beside it: {', '.join(complete)}" if complete else "write it again"
-        raise CheckpointError(f"{folder}: unfinished checkpoint, {', '.join(missing)} missing "
-                              f"(the writer stopped before the end); {advice}")
+        stopped = "the writer stopped before the end"
+        if missing == [MANIFEST_FILE]:
+            stopped += f", or was another Megatron: then {imported}"
+        raise CheckpointError(f"{folder}: unfinished checkpoint, {', '.join(missing)} missing ({stopped}); {advice}")
     return folder
 
 

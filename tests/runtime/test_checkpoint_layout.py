@@ -50,6 +50,17 @@ def test_an_unfinished_checkpoint_is_refused_and_finished_ones_are_named(tmp_pat
         layout.find(tmp_path)
 
 
+def test_another_megatron_s_checkpoint_is_said_to_be_one(tmp_path):
+    folder = checkpoint(tmp_path, 500)
+    (folder / "megatron_ft.json").unlink()
+    with pytest.raises(CheckpointError, match="or was another Megatron: then python convert/megatron_to_megatron.py"):
+        layout.find(folder)
+    (tmp_path / "legacy/iter_0000007/mp_rank_00").mkdir(parents=True)
+    layout.set_latest(tmp_path / "legacy", 7)
+    with pytest.raises(CheckpointError, match="a folder for each rank; make one of ours of it: python convert/megatron"):
+        layout.find(tmp_path / "legacy")
+
+
 def test_nothing_there_is_said_as_such(tmp_path):
     with pytest.raises(CheckpointError, match="absent: no such folder"):
         layout.find(tmp_path / "absent")
