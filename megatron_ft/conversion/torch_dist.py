@@ -224,6 +224,9 @@ class TorchDistSource:
         if place is None:
             raise CheckpointError(f"{self._folder}: {key} at {list(chunk.offsets)} is announced but stored nowhere; "
                                   "the checkpoint is damaged, take another one")
+        if Path(place.relative_path).name != place.relative_path:
+            raise CheckpointError(f"{self._folder}: .metadata says that {key} is in {place.relative_path}, outside the folder; "
+                                  "it is damaged or hostile, take another checkpoint")
         path = self._folder / place.relative_path
         stored = torch_file.load(path, start=place.offset, length=place.length, what=key)
         if not isinstance(stored, StoredTensor) or stored.shape != tuple(chunk.sizes) or stored.dtype != entry.properties.dtype:

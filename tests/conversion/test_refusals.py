@@ -109,6 +109,8 @@ def test_a_folder_without_weights_or_with_a_missing_shard_is_refused(hf, tmp_pat
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (hf / "model.safetensors.index.json").write_text(json.dumps(index))
     refuse(hf, tmp_path, CheckpointError, "names model-00002-of-00002.safetensors, not found beside it")
+    (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../hf/model.safetensors"}}))
+    refuse(hf, tmp_path, CheckpointError, "names ../hf/model.safetensors, expected files beside it")
     (hf / "model.safetensors.index.json").write_text("{}")
     refuse(hf, tmp_path, CheckpointError, "is no weight index")
     with pytest.raises(CheckpointError, match="no such folder"):
@@ -143,6 +145,16 @@ def test_a_hostile_metadata_pickle_is_refused_and_not_run(release, tmp_path):
     (release / ".metadata").write_bytes(pickle.dumps(_Hostile(tmp_path / "ran")))
     refuse_export(release, tmp_path, r".metadata: refused .*names (posix|nt).system, which no checkpoint needs")
     assert not (tmp_path / "ran").exists()
+
+
+def test_tensors_outside_the_folder_are_not_looked_at(release, tmp_path):
+    forget_sums(release)
+    (release / "__0_0.distcp").rename(tmp_path / "elsewhere")
+    metadata = dcp_metadata.read_metadata(release)
+    for place in metadata.storage_data.values():
+        place.relative_path = "../../elsewhere"
+    (release / ".metadata").write_bytes(pickle.dumps(metadata))
+    refuse_export(release, tmp_path, r"is in ../../elsewhere, outside the folder")
 
 
 def test_a_metadata_pickle_of_something_else_is_refused(release):
