@@ -62,7 +62,7 @@ def cores() -> int:
 def require_absent(path: str | Path, *, option: str) -> Path:
     """The output path, if nothing is there yet; else ConfigError (nothing is ever overwritten)."""
     path = Path(path)
-    if path.exists():
+    if os.path.lexists(path):
         raise ConfigError(f"{option}: {path} exists already; name another path or remove it first")
     return path
 

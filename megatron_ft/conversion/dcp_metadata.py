@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_ft.errors import CheckpointError
+from megatron_ft.runtime import pickles
 
 METADATA_FILE = ".metadata"
 
@@ -21,16 +23,17 @@ _ALLOWED = {
     *((f"{_CHECKPOINT}.planner", name) for name in (
         "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType")),
     *((f"{_CHECKPOINT}.filesystem", name) for name in ("_StorageInfo", "_StoragePrefix")),
-    ("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"),
-    ("pathlib._local", "PosixPath"), ("collections", "OrderedDict"),
+    ("torch", "Size"), ("collections", "OrderedDict"),
 }
-"""What torch 2.x and megatron-core 0.12 to 0.16 write: plain records, and `_get_layout`, which looks a name up."""
+"""What torch 2.x and megatron-core 0.12 to 0.16 write: plain records."""
+_UNUSED = {("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"),
+           ("pathlib._local", "PosixPath")}
 _BOOKKEEPING = "megatron.core.dist_checkpointing."
 """megatron-core's own classes in there (MCoreMetadata, MCoreSavePlan) hold nothing that is needed."""
 
 
-class _Bookkeeping:
-    """Takes the place of a megatron-core class, so that its pickle can be read without megatron-core."""
+_CLASSES = [found for module, name in sorted(_ALLOWED) if module.startswith(_CHECKPOINT)
+            if isinstance(found := getattr(importlib.import_module(module), name), type)]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -39,8 +42,8 @@ class _Unpickler(pickle.Unpickler):
             return getattr(torch, name)
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)
-        if module.startswith(_BOOKKEEPING) and name.startswith("MCore"):
-            return _Bookkeeping
+        if (module, name) in _UNUSED or (module.startswith(_BOOKKEEPING) and name.startswith("MCore")):
+            return pickles.named(f"{module}.{name}")
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
 
 
@@ -48,7 +51,7 @@ def read_metadata(folder: str | Path) -> Metadata:
     """Keys, shapes and places of everything in a torch_dist folder; CheckpointError when it is damaged or hostile."""
     path = Path(folder) / METADATA_FILE
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, pickles.unchanged(_CLASSES):
             metadata = _Unpickler(stream).load()
         if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
             raise TypeError(f"it holds a {type(metadata).__name__}")

@@ -14,12 +14,12 @@ import torch
 
 from megatron_ft import families, log
 from megatron_ft.conversion import dcp_metadata, legacy, megatron_args
-from megatron_ft.conversion.opening import EMBEDDING, find
+from megatron_ft.conversion.opening import EMBEDDING, common_of, find
 from megatron_ft.conversion.torch_dist import COMMON_FILE, TorchDistSource
 from megatron_ft.errors import CheckpointError, ConfigError, MegatronFTError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.families.hf_config import CONFIG_FILE
-from megatron_ft.runtime import checkpoint_files, checkpoint_layout, hf_files, lora_layout, torch_file
+from megatron_ft.runtime import checkpoint_files, checkpoint_layout, hf_files, lora_layout
 from megatron_ft.runtime.checkpoint_layout import Manifest
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -92,7 +92,10 @@ def _hugging_face(folder: Path) -> Report:
 
 
 def _adapter(folder: Path) -> Report:
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = dict(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        return Report("PEFT adapter", folder, problems=[f"{ADAPTER_CONFIG} is no JSON object ({error})"])
     facts = {"kind": str(config.get("peft_type")), "base": str(config.get("base_model_name_or_path")),
              "rank": str(config.get("r")), "modules": ", ".join(config.get("target_modules") or [])}
     return Report("PEFT adapter", folder, facts)
@@ -125,10 +128,10 @@ def _foreign(folder: Path) -> Report:
     with _noted(report):
         source = TorchDistSource(folder)
         _add_tensors(report, source.keys)
-        common = torch_file.load(folder / COMMON_FILE) if (folder / COMMON_FILE).is_file() else {}
+        common = common_of(folder)
         report.facts["iteration"] = str(common.get("iteration"))
         if "args" in common:
-            _add_args(report, common["args"], stored=source.shape(EMBEDDING)[0])
+            _add_args(report, common["args"], stored=source.shape(EMBEDDING)[0], core=True)
         else:
             report.problems.append(f"{COMMON_FILE} holds no args that say what model it is: --config DIR is needed")
         _say_next(report)
@@ -141,7 +144,7 @@ def _legacy(folder: Path) -> Report:
         opened = legacy.open_folder(folder)
         report.format = f"Megatron, a folder for each rank ({opened.dialect})"
         report.facts |= {"TP x PP": f"{opened.tp} x {opened.pp}", "iteration": str(opened.iteration or "release")}
-        _add_args(report, opened.args, stored=opened.ranks[0][EMBEDDING].shape[0] * opened.tp)
+        _add_args(report, opened.args, stored=opened.ranks[0][EMBEDDING].shape[0] * opened.tp, core=opened.dialect == "core")
         _add_tensors(report, {f"{name} (tp rank {rank})": (tensor.shape, tensor.dtype)
                               for rank, names in enumerate(opened.ranks) for name, tensor in names.items()})
         _say_next(report)
@@ -153,15 +156,15 @@ def _say_next(report: Report) -> None:
     report.next = f"python convert/megatron_to_hf.py --checkpoint {report.folder} --output MODEL{asked}"
 
 
-def _add_args(report: Report, args: Any, *, stored: int) -> None:
+def _add_args(report: Report, args: Any, *, stored: int, core: bool) -> None:
     """The model that `args` describe; one whose vocabulary they do not say is described all the same."""
     try:
-        found = megatron_args.architecture(args, vocabulary=None, stored_rows=stored, where=str(report.folder))
+        found = megatron_args.architecture(args, vocabulary=None, stored_rows=stored, where=str(report.folder), core=core)
         report.facts |= sizes(found, stored=stored)
     except ConfigError as error:
         if "--vocab-size" not in str(error):
             raise
-        found = megatron_args.architecture(args, vocabulary=stored, stored_rows=stored, where=str(report.folder))
+        found = megatron_args.architecture(args, vocabulary=stored, stored_rows=stored, where=str(report.folder), core=core)
         report.facts |= {name: value for name, value in sizes(found).items() if name not in ("vocabulary", "parameters")}
         report.facts["stored vocabulary"] = f"{stored} rows, padding included; args do not say how many are the tokenizer's"
 

@@ -71,6 +71,14 @@ def open_folder(folder: Path) -> LegacyFolder:
     if not isinstance(args, argparse.Namespace):
         raise CheckpointError(f"{found[0, 0]}: holds no `args`, which say what model it is; only folders with them are read")
     pieces = {rank: _pieces(state, found[rank]) for rank, state in states.items()}
+    for rank, state in states.items():
+        for what, mine, others in (("iteration", first.get("iteration"), state.get("iteration")),
+                                   ("number of model parts", len(pieces[0, 0]), len(pieces[rank])),
+                                   ("args.num_layers", getattr(args, "num_layers", None), _argument(state, "num_layers")),
+                                   ("args.hidden_size", getattr(args, "hidden_size", None), _argument(state, "hidden_size"))):
+            if mine != others:
+                raise CheckpointError(f"{found[rank]}: {what} is {others!r}, but {mine!r} in {found[0, 0].name}; the ranks' "
+                                      "files belong to different checkpoints")
     dialect = _dialect(pieces[0, 0], args)
     version = first.get("checkpoint_version", 3.0)
     if dialect != "core" and not version >= 2.0:
@@ -82,6 +90,11 @@ def open_folder(folder: Path) -> LegacyFolder:
         ranks.append(names)
     iteration = first.get("iteration", 0)
     return LegacyFolder(folder, args, dialect, tp, pp, iteration if isinstance(iteration, int) else 0, layers, ranks)
+
+
+def _argument(state: dict[str, Any], name: str) -> Any:
+    args = state.get("args")
+    return args.get(name) if isinstance(args, dict) else getattr(args, name, None)
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -116,7 +129,10 @@ def _dialect(pieces: list[dict[str, StoredTensor]], args: argparse.Namespace) ->
         return "core"
     if any(".query.weight" in name for name in names):
         return "bigcode"
-    return "megatron-llm" if hasattr(args, "num_attention_heads_kv") or hasattr(args, "glu_activation") else "nvidia"
+    if hasattr(args, "attention_head_type"):  # BigCode's multi-head attention is NVIDIA's
+        return "nvidia"
+    epfllm = hasattr(args, "num_attention_heads_kv") or getattr(args, "glu_activation", None) is not None
+    return "megatron-llm" if epfllm else "nvidia"
 
 
 def _numbered(stages: list[list[dict[str, StoredTensor]]]) -> tuple[dict[str, StoredTensor], int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megatron_ft import cli, families, log
 from megatron_ft.config import Lora
-from megatron_ft.conversion import megatron_to_hf, streams
+from megatron_ft.conversion import hf_manifest, megatron_to_hf, streams
 from megatron_ft.conversion.hf_folder import HfSource
 from megatron_ft.conversion.megatron_to_hf import Options, require_same_architecture
 from megatron_ft.conversion.opening import Opened
@@ -56,7 +56,16 @@ def open_merged(folder: Path, base: str | Path | None = None) -> Opened:
     manifest, adapters = _open_adapters(folder)
     kept = folder / checkpoint_layout.HF_FOLDER
     return Opened(folder, "torch_dist", manifest.architecture, Merged(_open_base(manifest, folder, base), adapters),
-                  manifest.iteration, kept if kept.is_dir() else None, manifest.source)
+                  manifest.iteration, kept if kept.is_dir() else None, manifest.source,
+                  _noted(Path(base or manifest.source["base"])))
+
+
+def _noted(base: Path) -> dict[str, str]:
+    """CRC-32 of a base model's tensors, where it was noted when they were written."""
+    if (base / CONFIG_FILE).is_file():
+        of_folder = hf_manifest.read(base)
+        return of_folder.tensor_crc32 if of_folder is not None else {}
+    return Manifest.read(checkpoint_layout.find(base)).tensor_crc32
 
 
 def _open_adapters(folder: Path) -> tuple[Manifest, Adapters]:

@@ -16,9 +16,10 @@ _POSITIONS = {"learned_absolute": "learned", "absolute": "learned", 2: "learned"
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192.0}
 """megatron-core's own constants for --use-rope-scaling (rotary_pos_embedding.py, `_apply_scaling`)."""
 _SUPPORTED_ONLY = {"rotary_percent": 1.0, "num_experts": None, "parallel_attn": False, "use_post_ln": False,
-                   "apply_residual_connection_post_layernorm": False, "squared_relu": False, "openai_gelu_exact": False,
+                   "apply_residual_connection_post_layernorm": False, "squared_relu": False,
                    "qk_layernorm": False, "multi_latent_attention": False, "apply_layernorm_1p": False,
-                   "parallel_layernorm": False, "no_rope_freq": None}
+                   "parallel_layernorm": False, "no_rope_freq": None, "rotary_interleaved": False,
+                   "window_attn_skip_freq": None, "softmax_type": "vanilla", "glu_linear_offset": 0.0, "mtp_num_layers": None}
 """Arguments that change the model's function, with the value that is supported."""
 
 
@@ -43,19 +44,20 @@ class Args:
 
 
 def architecture(namespace: argparse.Namespace, *, vocabulary: int | None, stored_rows: int, where: str,
-                 family: str | None = None) -> Architecture:
+                 family: str | None = None, core: bool = False) -> Architecture:
     """The model of these arguments; ConfigError for one that no family is.
 
     Args:
         vocabulary: without padding; None: what the arguments say, if they do.
         stored_rows: of the word embeddings, with padding.
         family: None: the one that has such models.
+        core: the model is megatron-core's GPTModel, which reads some arguments differently from those before it.
     """
     args = Args(vars(namespace), where)
     for name, supported in _SUPPORTED_ONLY.items():
         if args.get(name, default=supported) != supported:
             raise ConfigError(f"{where}: args.{name} is {args.get(name)!r}, expected {supported!r}, the only value supported")
-    found = _described(args, _vocabulary(args, vocabulary, stored_rows))
+    found = _described(args, _vocabulary(args, vocabulary, stored_rows), core)
     for name in [family] if family else families.known():
         candidate = dataclasses.replace(found, family=name)
         if _is_of(candidate):
@@ -67,7 +69,9 @@ def architecture(namespace: argparse.Namespace, *, vocabulary: int | None, store
 
 
 def _vocabulary(args: Args, given: int | None, stored_rows: int) -> int:
-    found = given or args.get("orig_vocab_size", "true_vocab_size", "vocab_size")
+    # NullTokenizer's vocab_size leaves out its end of text.
+    names = () if args.get("tokenizer_type") == "NullTokenizer" else ("vocab_size",)
+    found = given or args.get("orig_vocab_size", "true_vocab_size", *names)
     if found is None:
         raise ConfigError(f"{args.where}: args do not say the vocabulary, and the {stored_rows} stored rows may be padded; "
                           "name it with --vocab-size N (the number of the tokenizer's tokens) or --config DIR")
@@ -78,13 +82,12 @@ def _vocabulary(args: Args, given: int | None, stored_rows: int) -> int:
     return found
 
 
-def _described(args: Args, vocabulary: int) -> Architecture:
+def _described(args: Args, vocabulary: int, core: bool) -> Architecture:
     hidden, heads = args.need("hidden_size"), args.need("num_attention_heads")
     gated = bool(args.get("swiglu", default=False)) or args.get("glu_activation") == "swiglu"
     if args.get("glu_activation") not in (None, "swiglu"):
         raise ConfigError(f"{args.where}: args.glu_activation is {args.get('glu_activation')!r}, expected 'swiglu'")
-    exact = bool(args.get("onnx_safe", "erf_gelu", default=False))
-    tanh = not exact and bool(args.get("bias_gelu_fusion", "openai_gelu", default=True))
+    tanh = _is_tanh(args, core)
     rms = args.get("normalization") == "RMSNorm" or bool(args.get("use_rms_norm", "RMSNorm", default=False))
     bias = bool(args.get("add_bias_linear", "use_bias", default=not gated))
     window = args.get("window_size", "sliding_window_size")
@@ -102,10 +105,17 @@ def _described(args: Args, vocabulary: int) -> Architecture:
         initializer_range=args.get("init_method_std", default=0.02), window=window)
 
 
+def _is_tanh(args: Args, core: bool) -> bool:
+    """Whether GELU is its tanh form: the fused kernel is, and before megatron-core openai_gelu was."""
+    fused = bool(args.get("bias_gelu_fusion", default=True))
+    return fused if core else bool(args.get("openai_gelu")) or (fused and not args.get("onnx_safe"))
+
+
 def _groups(args: Args, heads: int) -> int:
     kind = args.get("attention_head_type", default="multihead")
     if isinstance(kind, Named):
-        kind = {"1": "multihead", "2": "multiquery"}.get(str(kind.arguments[0]), kind.arguments[0])
+        value = next(iter(kind.arguments), None)
+        kind = {"1": "multihead", "2": "multiquery"}.get(str(value), value)
     if kind == "multiquery" or (args.get("use_multiquery_attn") and args.get("num_attention_heads_kv") is None):
         return 1
     if args.get("num_attention_heads_kv") is not None:
@@ -123,17 +133,19 @@ def _position_embedding(args: Args) -> Any:
     if args.get("use_rotary_position_embeddings"):
         return "rope"
     kind = args.get("position_embedding_type", default="learned_absolute")
-    key = kind.arguments[0] if isinstance(kind, Named) else kind
-    if key not in _POSITIONS:
+    key = next(iter(kind.arguments), None) if isinstance(kind, Named) else kind
+    if not isinstance(key, str | int) or key not in _POSITIONS:
         raise ConfigError(f"{args.where}: args.position_embedding_type is {key!r}, expected learned or rotary positions")
     return _POSITIONS[key]
 
 
 def _rope(args: Args) -> dict[str, Any]:
-    theta = float(args.get("rotary_base", "rope_theta", default=1e4))
+    theta = float(args.get("rotary_base", "rotary_theta", "rope_theta", default=1e4))
     if args.get("use_rope_scaling"):
         return {"type": "llama3", "theta": theta, "factor": float(args.get("rope_scaling_factor", default=8.0)), **_LLAMA3_ROPE}
-    factor = args.get("rotary_seq_len_interpolation_factor", "rope_scaling_factor", default=1)
+    # NVIDIA's rope_scaling_factor is 8 where nobody asks for scaling, and has a meaning with use_rope_scaling only.
+    epfllm = () if "use_rope_scaling" in args.values else ("rope_scaling_factor",)
+    factor = args.get("rotary_seq_len_interpolation_factor", *epfllm, default=1)
     return {"type": "linear", "theta": theta, "factor": float(factor)} if factor != 1 else {"type": "default", "theta": theta}
 
 

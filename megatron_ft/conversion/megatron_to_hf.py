@@ -59,7 +59,9 @@ def write(output: Path, opened: Opened, options: Options, *, merged_with: str | 
     streams.check_stored(opened.source, weights, where=str(folder))
     target = streams.target_dtype(options.dtype, opened.source, weights, where=str(folder))
     card = model_card.text(opened, evaluations=options.evaluations)
-    purpose = {**partial.stamps(folder), "dtype": dtypes.NAMES[target], "largest": limit, "with": merged_with}
+    streams.check_workers(options.workers)
+    purpose = {**partial.stamps(folder), **partial.model(opened.architecture, opened.companions),
+               "dtype": dtypes.NAMES[target], "largest": limit, "with": merged_with}
     with partial.folder(output, purpose=purpose, needed_bytes=streams.total_bytes(weights, target)) as (beside, journal):
         sink = HfSink(beside, weights, target, limit)
         moved = streams.move(weights, opened.source, sink, dtype=target, journal=journal, label="megatron -> hf",

@@ -72,7 +72,8 @@ def open_checkpoint(path: str | Path, hints: Hints = Hints()) -> Opened:  # noqa
                       kept if kept.is_dir() else None, manifest.source, manifest.tensor_crc32)
     if legacy.rank_folders(folder):
         opened = legacy.open_folder(folder)
-        architecture = _architecture(opened.args, hints, stored_rows=_rows(opened), where=str(folder))
+        architecture = _architecture(opened.args, hints, stored_rows=_rows(opened), where=str(folder),
+                                     core=opened.dialect == "core")
         if architecture.layers != opened.layers:
             raise CheckpointError(f"{folder}: the ranks hold {opened.layers} layers, but the model has {architecture.layers}; "
                                   "a stage is missing, or --config is another model's")
@@ -110,33 +111,44 @@ def _rows(opened: legacy.LegacyFolder) -> int:
 def _open_foreign(folder: Path, hints: Hints) -> Opened:
     """A torch_dist folder that Megatron-LM or another user of megatron-core wrote."""
     source = TorchDistSource(folder)
-    common = torch_file.load(folder / COMMON_FILE) if (folder / COMMON_FILE).is_file() else {}
+    common = common_of(folder)
     args, iteration = common.get("args"), common.get("iteration", 0)
     if args is None and hints.config is None:
         raise CheckpointError(f"{folder / COMMON_FILE}: holds no `args` that say what model it is; name its config with "
                               "--config DIR")
-    architecture = _architecture(args or argparse.Namespace(), hints, stored_rows=source.shape(EMBEDDING)[0], where=str(folder))
+    architecture = _architecture(args or argparse.Namespace(), hints, stored_rows=source.shape(EMBEDDING)[0], where=str(folder),
+                                 core=True)
     return Opened(folder, "torch_dist of Megatron-LM", architecture, source, iteration, hints.config,
                   _origin(folder, "megatron torch_dist", iteration))
 
 
-def _architecture(args: argparse.Namespace, hints: Hints, *, stored_rows: int, where: str) -> Architecture:
+def common_of(folder: Path) -> dict[str, Any]:
+    """What is the same on all ranks of a torch_dist checkpoint; empty where the folder has none."""
+    path = folder / COMMON_FILE
+    found = torch_file.load(path) if path.is_file() else {}
+    if not isinstance(found, dict) or not isinstance(found.get("args", argparse.Namespace()), argparse.Namespace):
+        raise CheckpointError(f"{path}: holds something else than a checkpoint's dictionary; take another copy")
+    return found
+
+
+def _architecture(args: argparse.Namespace, hints: Hints, *, stored_rows: int, where: str, core: bool) -> Architecture:
     if hints.config is None:
         return megatron_args.architecture(args, vocabulary=hints.vocabulary, stored_rows=stored_rows, where=where,
-                                          family=hints.family)
+                                          family=hints.family, core=core)
     found = families.architecture_of_folder(hints.config)
     if not found.vocabulary <= stored_rows:
         raise CheckpointError(f"{hints.config / CONFIG_FILE}: the vocabulary is {found.vocabulary}, but {where} has "
                               f"{stored_rows} rows; the config is another model's")
-    _say_differences(args, found, stored_rows, where=where, config=hints.config)
+    _say_differences(args, found, stored_rows, where=where, config=hints.config, core=core)
     return found
 
 
-def _say_differences(args: argparse.Namespace, found: Architecture, stored_rows: int, *, where: str, config: Path) -> None:
+def _say_differences(args: argparse.Namespace, found: Architecture, stored_rows: int, *, where: str, config: Path,
+                     core: bool) -> None:
     """Warn of what the stored arguments, as far as they can be read, say differently from the config that counts."""
     try:
         theirs = megatron_args.architecture(args, vocabulary=found.vocabulary, stored_rows=stored_rows, where=where,
-                                            family=found.family)
+                                            family=found.family, core=core)
     except ConfigError:
         return  # that is what the config is for
     for field in dataclasses.fields(Architecture):

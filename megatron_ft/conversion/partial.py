@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ft import log
-from megatron_ft.errors import ConfigError, MegatronFTError
+from megatron_ft.errors import CheckpointError, ConfigError
+from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_files
 
 JOURNAL_FILE = ".journal.jsonl"
@@ -94,12 +96,11 @@ def folder(final: Path, *, purpose: dict[str, Any], needed_bytes: int) -> Iterat
         log.get().info("going on with %s, where %d tensors have been written", partial, len(journal.done))
     try:
         yield partial, journal
-        journal.close()
-        (partial / JOURNAL_FILE).unlink()
         _make_last(partial)
-        partial.rename(final)
+        partial.rename(final)  # until then the journal says what is there, and keeps others away
+        (final / JOURNAL_FILE).unlink()
         checkpoint_files.sync_folder(final.parent)
-    except MegatronFTError:
+    except CheckpointError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except BaseException:
@@ -133,3 +134,8 @@ def stamps(folder: Path) -> dict[str, Any]:
     """What tells a folder from another one and from itself when it has changed, for a purpose."""
     files = [(path.name, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
     return {"of": str(folder.resolve()), "changed": [[name, about.st_size, about.st_mtime_ns] for name, about in files]}
+
+
+def model(architecture: Architecture, companions: Path | None) -> dict[str, Any]:
+    """What a converted model is beside its weights, for a purpose."""
+    return {"model": dataclasses.asdict(architecture), "companions": None if companions is None else stamps(companions)}

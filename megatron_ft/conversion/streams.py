@@ -130,12 +130,18 @@ class Sums:
         return found
 
 
-def whole(source: Source, name: str) -> Tensor:
-    """All rows of a weight."""
+def whole(source: Source, name: str, expected: dict[str, str] | None = None) -> Tensor:
+    """All rows of a weight; CheckpointError where they have another sum than expected."""
     reading = source.reading(name)
     rows = reading.rows(0, source.shape(name)[0])
-    reading.finish()
+    _require_sums(reading.finish(), expected or {})
     return rows
+
+
+def check_workers(workers: int | None) -> None:
+    """ConfigError for a number of workers that is none."""
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers: {workers}, expected at least 1")
 
 
 def total_bytes(weights: Iterable[Weight], dtype: torch.dtype) -> int:
@@ -152,8 +158,6 @@ def move(weights: list[Weight], source: Source, sink: Sink, *, dtype: torch.dtyp
         expected: CRC-32 of tensors that are read, where it is known what they were when they were written.
         workers: how many weights at a time; None: one for each core, eight at most.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers: {workers}, expected at least 1")
     stop = threading.Event()
     found = Sums()
     with (log.progress(total=total_bytes(weights, dtype), unit="B", label=label, scale=True) as bar,

@@ -150,8 +150,8 @@ class _Rank:
         return torch_archive.Coming(self._dtype, (rows, *width))
 
     def _cut(self, weight: Weight, boxes: list[Part]) -> Tensor:
-        whole = streams.cast(streams.whole(self._opened.source, weight.megatron)[:weight.megatron_shape[0]], self._dtype,
-                             weight.megatron)
+        stored = streams.whole(self._opened.source, weight.megatron, self._opened.tensor_crc32)
+        whole = streams.cast(stored[:weight.megatron_shape[0]], self._dtype, weight.megatron)
         missing = self._padded_shape(weight)[0] - whole.shape[0]
         if missing:
             whole = torch.cat([whole, whole.new_zeros(missing, *whole.shape[1:])])

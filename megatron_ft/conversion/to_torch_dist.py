@@ -50,7 +50,8 @@ def write(output: Path, source: Source, architecture: Architecture, dtype: torch
         expected: CRC-32 of tensors of the source, as far as they are known.
     """
     weights = opening.weights_of(architecture)
-    purpose = {**purpose, "dtype": dtypes.NAMES[dtype]}
+    streams.check_workers(workers)
+    purpose = {**purpose, **partial.model(architecture, companions), "dtype": dtypes.NAMES[dtype]}
     with partial.folder(output, purpose=purpose, needed_bytes=streams.total_bytes(weights, dtype)) as (root, journal):
         release = root / checkpoint_layout.folder_name(checkpoint_layout.RELEASE)
         release.mkdir(exist_ok=True)

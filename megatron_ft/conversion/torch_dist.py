@@ -17,6 +17,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +46,7 @@ _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
            "common_backend": "torch", "common_backend_version": 1}
 _LARGEST_FILE_BYTES = 4 * 2**30
 _LINEARS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
-_MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.")
+_MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.", "mtp.")
 
 
 def extra_state_keys(layers: int) -> Iterator[str]:
@@ -159,6 +160,7 @@ class _ChunkWriting:
     def finish(self) -> tuple[dict[str, str], list[Segment]]:
         numbers, archive = self._writer.finish()
         place = self._place
+        assert self._writer.bytes == place.length, (self._name, self._writer.bytes, place.length)
         return ({self._name: sums.text(numbers)},
                 [Segment(place.relative_path, place.offset, place.length, sums.text(archive))])
 
@@ -214,6 +216,9 @@ class TorchDistSource:
                 boxes.append(_Box(self._stored(key, entry, chunk), chunk, layer, f"{name} ({key} at {list(chunk.offsets)})"))
         shape = self.shape(name)
         stored = sum(math.prod(box.shape) for box in boxes)
+        if any(not box.is_within(shape) for box in boxes) or any(one.meets(other) for one, other in combinations(boxes, 2)):
+            raise CheckpointError(f"{self._folder}: {name} is stored in chunks that overlap or stick out of {list(shape)}; the "
+                                  "checkpoint is damaged, take another one")
         if stored != math.prod(shape):
             raise CheckpointError(f"{self._folder}: {name} has {stored} of {math.prod(shape)} numbers stored; "
                                   "the checkpoint is incomplete, take another one")
@@ -224,7 +229,7 @@ class TorchDistSource:
         if place is None:
             raise CheckpointError(f"{self._folder}: {key} at {list(chunk.offsets)} is announced but stored nowhere; "
                                   "the checkpoint is damaged, take another one")
-        if Path(place.relative_path).name != place.relative_path:
+        if Path(place.relative_path).name != place.relative_path or place.relative_path == "..":
             raise CheckpointError(f"{self._folder}: .metadata says that {key} is in {place.relative_path}, outside the folder; "
                                   "it is damaged or hostile, take another checkpoint")
         path = self._folder / place.relative_path
@@ -253,6 +258,16 @@ class _Box:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start:stop of the weight, as far as they are this box's."""
         return self._reading.rows(start - self.first, stop - self.first)
+
+    def is_within(self, shape: Shape) -> bool:
+        """Whether it is a part of a weight of that shape."""
+        return all(corner >= 0 and corner + size <= whole for corner, size, whole in zip(
+            (self.first, *self.corner), self.shape, shape, strict=True))
+
+    def meets(self, other: _Box) -> bool:
+        """Whether both hold the same number."""
+        return all(max(one, two) < min(one + size, two + width) for one, size, two, width in zip(
+            (self.first, *self.corner), self.shape, (other.first, *other.corner), other.shape, strict=True))
 
     def has_all_of(self, start: int, stop: int, shape: Shape) -> bool:
         """Whether these rows of a weight of that shape are its own alone."""

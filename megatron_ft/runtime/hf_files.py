@@ -68,7 +68,7 @@ def _files_of_index(index: Path) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: is no weight index ({type(error).__name__}: {error}); "
                               "copy it again") from error
-    outside = [name for name in names if Path(name).name != name]
+    outside = [str(name) for name in names if not isinstance(name, str) or Path(name).name != name]
     if outside:
         raise CheckpointError(f"{index}: names {', '.join(outside)}, expected files beside it; copy it again")
     missing = [name for name in names if not (index.parent / name).is_file()]

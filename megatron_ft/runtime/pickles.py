@@ -1,29 +1,29 @@
 """Reads pickles of checkpoints without running anything that they name, and without what wrote them.
 
-A pickle is a program that may call any function. Here it may name a short list only: plain containers, torch's own words for
-tensors, and things of no use to us (enums of Megatron's arguments, numpy's random state), which become `Named` values.
+A pickle is a program that may call any function, and set attributes of any object that it names. Here it may name a short list
+only: plain containers, torch's own words for tensors, and things of no use to us (enums of Megatron's arguments, numpy's random
+state), which become `Named` values. What it is given is made for it alone, or cannot be changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
+import contextlib
 import pickle
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
 _KEPT: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("argparse", "Namespace"): argparse.Namespace,
-    ("types", "SimpleNamespace"): argparse.Namespace,
-    ("torch", "Size"): torch.Size,
+    ("collections", "OrderedDict"): collections.OrderedDict, ("torch", "Size"): torch.Size,
     ("builtins", "set"): set, ("builtins", "frozenset"): frozenset, ("builtins", "dict"): dict, ("builtins", "list"): list,
     ("builtins", "tuple"): tuple, ("builtins", "slice"): slice, ("builtins", "complex"): complex,
 }
-"""Plain containers: the objects themselves are made."""
+"""Types that no attribute can be set of."""
+_NAMESPACES = {("argparse", "Namespace"), ("types", "SimpleNamespace")}
 
 _NAMED = (
     r"megatron(\.\w+)+\.[A-Z]\w*",
@@ -41,24 +41,18 @@ STORAGE_DTYPES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32,
 """torch's classes of storages, by name."""
 
 
-@dataclasses.dataclass
 class Named:
-    """Stands for an object that a pickle names and that is of no use here."""
+    """Stands for an object that a pickle names and that is of no use here; each name in a pickle gets a class of its own."""
 
-    name: str
+    name = ""
     """Module and class or function, e.g. `megatron.model.enums.PositionEmbeddingType`."""
-    arguments: tuple[Any, ...] = ()
-    """What it was to be called with: of an enum its value, or its member's name."""
-    state: Any = None
 
-    def __call__(self, *arguments: Any, **named: Any) -> Named:
-        return Named(self.name, arguments)
+    def __init__(self, *arguments: Any, **_: Any) -> None:
+        self.arguments = arguments
+        """What it was to be called with: of an enum its value, or its member's name."""
 
     def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict) and set(state) == {"name", "arguments", "state"}:
-            self.__dict__.update(state)
-        else:
-            self.state = state
+        """What the object would have held; left alone."""
 
     def append(self, item: Any) -> None:
         """What a pickled subclass of list would do; left alone."""
@@ -66,15 +60,20 @@ class Named:
     def __setitem__(self, key: Any, value: Any) -> None:
         """What a pickled subclass of dict would do; left alone."""
 
-    def __hash__(self) -> int:
-        return hash(self.name)
+    def __repr__(self) -> str:
+        return f"{self.name}{getattr(self, 'arguments', ())!r}"
+
+
+def named(name: str) -> type[Named]:
+    """A class that stands for what has that name."""
+    return type(name.rpartition(".")[2], (Named,), {"name": name})
 
 
 def _member(owner: Any, name: str) -> Named:
     """In place of `getattr`, by which Python 3.11.0 to 3.11.3 pickled an enum's member."""
-    if not isinstance(owner, Named):
+    if not (isinstance(owner, type) and issubclass(owner, Named)):
         raise pickle.UnpicklingError(f"it asks a {type(owner).__name__} for {name!r}, which no checkpoint needs")
-    return Named(owner.name, (name,))
+    return owner(name)
 
 
 class Unpickler(pickle.Unpickler):
@@ -84,10 +83,30 @@ class Unpickler(pickle.Unpickler):
         module = {"__builtin__": "builtins"}.get(module, module)  # its name in protocol 2, which torch.save writes
         if (module, name) in _KEPT:
             return _KEPT[module, name]
+        if (module, name) in _NAMESPACES:
+            return type("Namespace", (argparse.Namespace,), {})
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) == ("builtins", "getattr"):
-            return _member
+            return lambda owner, member: _member(owner, member)
         if _NAMED_PATTERN.fullmatch(f"{module}.{name}"):
-            return Named(f"{module}.{name}")
+            return named(f"{module}.{name}")
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+
+
+@contextlib.contextmanager
+def unchanged(classes: Iterable[type]) -> Iterator[None]:
+    """Take back whatever a pickle sets on these classes, which it may name; UnpicklingError if it has."""
+    before = {each: dict(vars(each)) for each in classes}
+    try:
+        yield
+    finally:
+        changed = [each for each, attributes in before.items() if dict(vars(each)) != attributes]
+        for each in changed:
+            for attribute in set(vars(each)) - set(before[each]):
+                delattr(each, attribute)
+            for attribute, value in before[each].items():
+                if vars(each).get(attribute) is not value:
+                    setattr(each, attribute, value)
+    if changed:
+        raise pickle.UnpicklingError(f"it changes {changed[0].__qualname__}, which no checkpoint needs")

@@ -78,12 +78,13 @@ class Reading:
 
     def __init__(self, tensor: StoredTensor, name: str) -> None:
         self._tensor, self._name = tensor, name
+        self._in_order = tensor.read() if tensor.stride is not None else None
         self._taken: list[tuple[int, int, int]] = []  # first row, rows, sum
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start:stop."""
-        piece = self._tensor.rows(start, stop)
-        if piece.is_floating_point() and not is_finite(piece):
+        piece = self._rows(start, stop)
+        if piece.is_floating_point() and piece.dtype.itemsize > 1 and not is_finite(piece):
             raise CheckpointError(f"{self._tensor.path}: {self._name} holds NaN or infinity in rows {start} to {stop - 1}; "
                                   "such a model computes nothing, take another copy")
         self._taken.append((start, stop - start, sums.crc32(memory(piece))))
@@ -107,8 +108,11 @@ class Reading:
         """Of rows that nobody has taken: a vocabulary's padding."""
         crc, step = 0, rows_of(self._tensor.shape, self._tensor.dtype)
         for first in range(start, stop, step):
-            crc = sums.crc32(memory(self._tensor.rows(first, min(stop, first + step))), crc)
+            crc = sums.crc32(memory(self._rows(first, min(stop, first + step))), crc)
         return crc
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        return self._tensor.rows(start, stop) if self._in_order is None else self._in_order[start:stop]
 
 
 PIECE_BYTES = 4 * 2**20

@@ -98,10 +98,37 @@ def _one(stream: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Iterator[IO
 
 def saved_bytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
     """How long the archive of one tensor is."""
-    stream = io.BytesIO()
-    with _one(stream, dtype, shape):
-        pass
-    return len(stream.getvalue()) + math.prod(shape) * dtype.itemsize
+    length, nbytes = _Length(), math.prod(shape) * dtype.itemsize
+    with _archive(length, Coming(dtype, shape)) as (archive, _):
+        with _numbers(archive, 0):
+            pass
+        # As if they had been written: beyond 2 GiB the archive's directory takes more room.
+        numbers = archive.infolist()[-1]
+        numbers.file_size = numbers.compress_size = nbytes
+        archive.start_dir += nbytes
+    return length.end
+
+
+class _Length:
+    """A file that keeps nothing but its length."""
+
+    def __init__(self) -> None:
+        self._position, self.end = 0, 0
+
+    def write(self, data: Any) -> int:
+        self._position += len(data)
+        self.end = max(self.end, self._position)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        self._position = position
+        return position
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class TensorWriter:
@@ -134,6 +161,7 @@ class TensorWriter:
         """CRC-32 of the numbers, and of the archive."""
         end = self._part.tell()
         self._archive.__exit__(None, None, None)
+        self.bytes = self._part.tell()
         around = self._part.read(0, self._first), self._part.read(end, self._part.tell())
         head, tail = ((sums.crc32(content), len(content)) for content in around)
         self._part.close()

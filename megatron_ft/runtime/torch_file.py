@@ -44,6 +44,12 @@ class _Tensor:
     def __init__(self, storage: _Storage, start: int, shape: tuple[int, ...], stride: tuple[int, ...],
                  dtype: torch.dtype) -> None:
         self.storage, self.start, self.shape, self.stride, self.dtype = storage, start, tuple(shape), tuple(stride), dtype
+        numbers = (start, *self.shape, *self.stride)
+        if len(self.shape) != len(self.stride) or any(not isinstance(each, int) or each < 0 for each in numbers):
+            raise pickle.UnpicklingError(f"a tensor of shape {shape} and stride {stride} from {start} on")
+        last = start + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        if 0 not in self.shape and last >= storage.numbers:
+            raise pickle.UnpicklingError(f"a tensor of shape {shape} in a storage of {storage.numbers} numbers")
 
     def placed(self, path: Path) -> StoredTensor:
         offset = self.storage.offset + self.start * self.dtype.itemsize
@@ -68,10 +74,6 @@ def _rebuild_parameter(data: _Tensor, *more: Any) -> _Tensor:
     return data
 
 
-def _rebuild_from_type(function: Any, kind: Any, arguments: tuple[Any, ...], state: Any) -> Any:
-    return function(*arguments)
-
-
 _TENSOR_WORDS = {"_rebuild_tensor": _rebuild_tensor, "_rebuild_tensor_v2": _rebuild_tensor,
                  "_rebuild_tensor_v3": _rebuild_tensor_v3, "_rebuild_parameter": _rebuild_parameter,
                  "_rebuild_parameter_with_state": _rebuild_parameter}
@@ -86,11 +88,11 @@ class _Unpickler(pickles.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch._utils" and name in _TENSOR_WORDS:
-            return _TENSOR_WORDS[name]
+            return lambda *arguments: _TENSOR_WORDS[name](*arguments)  # one of its own: a pickle may set attributes of it
         if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
-            return _rebuild_from_type
+            return lambda function, kind, arguments, state: function(*arguments)
         if (module, name) in (("torch", "Tensor"), ("torch.nn.parameter", "Parameter")):
-            return pickles.Named(f"{module}.{name}")
+            return pickles.named(f"{module}.{name}")
         if module in ("torch", "torch.storage") and name in pickles.STORAGE_DTYPES:
             return pickles.STORAGE_DTYPES[name]
         return super().find_class(module, name)
@@ -120,7 +122,7 @@ def load(path: str | Path, *, start: int = 0, length: int | None = None, what: s
                 raise EOFError(f"{size} bytes where {start + length} are expected")
             part = io.BufferedReader(FileSlice(stream, start, length))
             loaded = _load_zip(part, start) if _is_zip(part) else _load_old(part, start)
-        return _placed(loaded, path)
+        return _placed(loaded, path, {})
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; the checkpoint is incomplete, take another copy") from None
     except (OSError, CheckpointError):
@@ -141,8 +143,9 @@ def _load_zip(stream: IO[bytes], start: int) -> Any:
         members = {name.partition("/")[2]: info for name, info in archive.NameToInfo.items()}
         if members["data.pkl"].file_size > _LARGEST_PICKLE_BYTES:
             raise ValueError(f"a pickle of {members['data.pkl'].file_size} bytes")
-        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
-            raise ValueError("numbers in big-endian order")
+        order = members.get("byteorder")
+        if order is not None and (order.file_size != len(b"little") or archive.read(order) != b"little"):
+            raise ValueError("numbers in another order than little-endian")
         unpickler = _Unpickler(io.BytesIO(archive.read(members["data.pkl"])))
         loaded = unpickler.load()
     for key, storage in unpickler.storages.items():
@@ -177,15 +180,22 @@ def _load_old(stream: IO[bytes], start: int) -> Any:
     return loaded
 
 
-def _placed(value: Any, path: Path) -> Any:
-    """The same containers, each `_Tensor` a StoredTensor."""
-    if isinstance(value, _Tensor):
-        return value.placed(path)
-    if isinstance(value, dict):
-        return type(value)((key, _placed(item, path)) for key, item in value.items())
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_placed(item, path) for item in value)
-    return value
+def _placed(value: Any, path: Path, done: dict[int, Any]) -> Any:
+    """The same containers, each `_Tensor` a StoredTensor.
+
+    Args:
+        done: by identity, what has been placed: a container may be in many others.
+    """
+    if id(value) not in done:
+        if isinstance(value, _Tensor):
+            done[id(value)] = value.placed(path)
+        elif isinstance(value, dict):
+            done[id(value)] = type(value)((key, _placed(item, path, done)) for key, item in value.items())
+        elif type(value) in (list, tuple):
+            done[id(value)] = type(value)(_placed(item, path, done) for item in value)
+        else:
+            return value
+    return done[id(value)]
 
 
 class FileSlice(io.RawIOBase):

@@ -1,6 +1,7 @@
 """Damaged and hostile files of every kind that is read: refused by name, or without any effect on what comes out."""
 
 import argparse
+import contextlib
 import os
 import pickle
 import random
@@ -153,3 +154,70 @@ def test_a_number_beyond_the_dtype_asked_for_is_refused(whole, tmp_path):
     save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] * 1e6}, hf / "model.safetensors")
     with pytest.raises(MegatronFTError, match=r"final_layernorm.weight holds .*, which float16 cannot hold \(largest: 65504\)"):
         hf_to_megatron.convert(hf, tmp_path / "out", dtype="float16")
+
+
+def classes():
+    import pathlib
+
+    from megatron_ft.conversion import dcp_metadata
+
+    return [pathlib.PosixPath, pathlib.PurePath, argparse.Namespace, *dcp_metadata._CLASSES]
+
+
+def setting(module, name, attribute):
+    """A pickle that sets an attribute of a class that it names."""
+    word = b"X" + len(attribute).to_bytes(4, "little") + attribute.encode()
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"N}" + word + b"ccollections\nOrderedDict\ns\x86b."
+
+
+@pytest.mark.parametrize("module, name, attribute", [
+    ("pathlib", "PosixPath", "exists"), ("torch.distributed.checkpoint.metadata", "MetadataIndex", "__eq__"),
+    ("torch.distributed.checkpoint.metadata", "Metadata", "storage_data"), ("argparse", "Namespace", "__eq__")])
+def test_no_pickle_changes_a_class_of_ours(tmp_path, module, name, attribute):
+    before = [dict(vars(each)) for each in classes()]
+    content = setting(module, name, attribute)
+    (tmp_path / ".metadata").write_bytes(content)
+    with pytest.raises(MegatronFTError):
+        dcp_metadata.read_metadata(tmp_path)
+    torch.save({"a": 1}, tmp_path / "file.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "file.pt").write_bytes((tmp_path / "file.pt").read_bytes().replace(pickle.dumps({"a": 1}, protocol=2), content))
+    with contextlib.suppress(MegatronFTError):
+        torch_file.load(tmp_path / "file.pt")
+    assert [dict(vars(each)) for each in classes()] == before
+
+
+def test_chunks_that_overlap_are_not_taken_for_a_whole(whole, tmp_path):
+    import json
+
+    root, _ = whole
+    damaged = shutil.copytree(root / "torch_dist/release", tmp_path / "release")
+    manifest = json.loads((damaged / "megatron_ft.json").read_text())
+    (damaged / "megatron_ft.json").write_text(json.dumps({**manifest, "files": {}, "tensor_crc32": {}}))
+    metadata = pickle.loads((damaged / ".metadata").read_bytes())
+    entry = metadata.state_dict_metadata["decoder.final_layernorm.weight"]
+    entry.chunks.append(entry.chunks[0])
+    entry.size = torch.Size([96])
+    (damaged / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(MegatronFTError, match=r"final_layernorm.weight is stored in chunks that overlap|has shape \[96\]"):
+        megatron_to_hf.convert(damaged, tmp_path / "out")
+    from megatron_ft.conversion.torch_dist import TorchDistSource
+
+    with pytest.raises(MegatronFTError, match="final_layernorm.weight is stored in chunks that overlap or stick out"):
+        TorchDistSource(damaged).reading("decoder.final_layernorm.weight")
+
+
+def test_a_tensor_outside_its_storage_is_refused(tmp_path):
+    tensor = torch.arange(8.0)
+    torch.save(tensor, tmp_path / "file.pt")
+    content = (tmp_path / "file.pt").read_bytes()
+    pid = b"K\x08tq"  # the number of the storage's numbers, at the end of its persistent id
+    assert content.count(pid) == 1
+    (tmp_path / "file.pt").write_bytes(content.replace(pid, b"K\x02tq"))
+    with pytest.raises(MegatronFTError):
+        torch_file.load(tmp_path / "file.pt")
+    torch.save(tensor, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pt").read_bytes()
+    shape = content.index(b"K\x08\x85")
+    (tmp_path / "old.pt").write_bytes(content[:shape] + b"K\x09" + content[shape + 2:])
+    with pytest.raises(MegatronFTError, match="a tensor of shape .9,. in a storage of 8 numbers"):
+        torch_file.load(tmp_path / "old.pt")

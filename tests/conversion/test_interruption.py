@@ -178,3 +178,49 @@ def test_a_purpose_knows_a_changed_file(tmp_path):
     before = partial.stamps(tmp_path)
     (tmp_path / "a").write_text("12")
     assert partial.stamps(tmp_path) != before
+
+
+def test_a_number_of_workers_that_is_none_costs_nothing(whole, tmp_path, monkeypatch):
+    hidden = interrupted("there", whole, tmp_path / "out", monkeypatch)
+    with pytest.raises(ConfigError, match="--workers: 0, expected at least 1"):
+        hf_to_megatron.convert(whole[0], tmp_path / "out", workers=0)
+    assert journal_of(hidden)
+
+
+def test_until_it_is_renamed_an_output_can_be_gone_on_with(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(partial, "_make_last", lambda folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            convert("there", whole, tmp_path / "out")
+    moved = names_moved(monkeypatch)
+    convert("there", whole, tmp_path / "out")
+    assert not moved and not (tmp_path / "out/.journal.jsonl").exists()
+
+
+def test_a_link_to_nowhere_is_an_output_that_exists(whole, tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="out exists already"):
+        convert("there", whole, tmp_path / "out")
+
+
+def test_another_config_begins_anew(tmp_path, monkeypatch):
+    """Two heads of eight or four of four: the same shapes, another order of rows."""
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig
+
+    from megatron_ft.conversion.opening import Hints
+    from tests.conversion.legacy_writer import write
+    from tests.small_models import make_random_model
+
+    sizes = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 2,
+             "max_position_embeddings": 32}
+    configs = {heads: LlamaConfig(**sizes, num_attention_heads=heads, num_key_value_heads=heads, head_dim=16 // heads)
+               for heads in (2, 4)}
+    folders = {heads: make_random_model(config, tmp_path / f"hf{heads}") for heads, config in configs.items()}
+    root = write(tmp_path / "legacy", load_file(folders[4] / "model.safetensors"), configs[4], dialect="nvidia", tp=1, pp=1)
+    with monkeypatch.context() as patch:
+        Full(patch, writes=8)
+        with pytest.raises(OSError):
+            megatron_to_hf.convert(root, tmp_path / "out", Options(workers=1), hints=Hints(config=folders[2]))
+    made = megatron_to_hf.convert(root, tmp_path / "out", hints=Hints(config=folders[4]))
+    assert_same_bits(tensors_of(made), tensors_of(folders[4]))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ft import families, log
-from megatron_ft.conversion import hf_to_megatron, megatron_to_hf, opening, to_legacy, to_torch_dist
+from megatron_ft.conversion import hf_to_megatron, megatron_args, megatron_to_hf, opening, to_legacy, to_torch_dist
 from megatron_ft.conversion.legacy_layout import canonical
 from megatron_ft.conversion.opening import Hints
 from megatron_ft.errors import CheckpointError, ConfigError
@@ -236,3 +236,52 @@ def test_megatron_lm_s_own_torch_dist_is_read_by_its_args(model, tmp_path):
     assert (opened.kind, opened.iteration) == ("torch_dist of Megatron-LM", 30)
     back = megatron_to_hf.convert(made, tmp_path / "hf", hints=Hints(vocabulary=203))
     assert_same_bits(tensors_of(back), tensors_of(hf))
+
+
+def test_ranks_of_different_iterations_are_refused(model, tmp_path):
+    root = legacy(model, tmp_path / "legacy", "llama", "nvidia", tp=2, pp=1, iteration=100)
+    change(root, "01", lambda state: state.update(iteration=200))
+    refuse(root, tmp_path, CheckpointError, "mp_rank_01: iteration is 200, but 100 in mp_rank_00")
+
+
+NVIDIA = {"num_layers": 4, "hidden_size": 48, "num_attention_heads": 6, "ffn_hidden_size": 92, "max_position_embeddings": 112,
+          "swiglu": True, "normalization": "RMSNorm", "add_bias_linear": False, "untie_embeddings_and_output_weights": True,
+          "position_embedding_type": "rope", "vocab_size": 203}
+GPT = {"num_layers": 4, "hidden_size": 60, "num_attention_heads": 6, "ffn_hidden_size": 76, "max_position_embeddings": 97,
+       "vocab_size": 211, "attention_head_type": "multiquery"}
+
+
+@pytest.mark.parametrize("args, field, value", [
+    ({**NVIDIA, "use_rope_scaling": False, "rope_scaling_factor": 8.0}, "rope", {"type": "default", "theta": 10000.0}),
+    ({**NVIDIA, "rope_scaling_factor": 2.0, "rope_theta": 5e5}, "rope", {"type": "linear", "theta": 5e5, "factor": 2.0}),
+    ({**NVIDIA, "use_rope_scaling": True, "rope_scaling_factor": 32.0}, "rope", {
+        "type": "llama3", "theta": 10000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192.0}),
+    ({**NVIDIA, "rotary_theta": 1e6}, "rope", {"type": "default", "theta": 1e6}),
+    (GPT, "activation", "gelu_tanh"), ({**GPT, "bias_gelu_fusion": False}, "activation", "gelu"),
+    ({**GPT, "bias_gelu_fusion": False, "openai_gelu": True}, "activation", "gelu_tanh"),
+    ({**GPT, "onnx_safe": True}, "activation", "gelu")])
+def test_arguments_mean_what_their_megatron_does_with_them(args, field, value):
+    found = megatron_args.architecture(argparse.Namespace(**args), vocabulary=None, stored_rows=256, where="args")
+    assert getattr(found, field) == value
+
+
+@pytest.mark.parametrize("more", [{"rotary_interleaved": True}, {"window_attn_skip_freq": 4}, {"softmax_type": "off-by-one"},
+                                  {"position_embedding_type": ["rope"]}, {"tokenizer_type": "NullTokenizer"}])
+def test_arguments_that_change_the_function_are_not_passed_over(more):
+    with pytest.raises(ConfigError, match=next(iter(more)) if "tokenizer_type" not in more else "--vocab-size N"):
+        megatron_args.architecture(argparse.Namespace(**{**NVIDIA, **more}), vocabulary=None, stored_rows=256, where="args")
+
+
+def test_megatron_core_takes_the_tanh_form_by_its_fused_kernel_alone():
+    args = argparse.Namespace(**{**GPT, "bias_gelu_fusion": False, "openai_gelu": True})
+    assert megatron_args.architecture(args, vocabulary=None, stored_rows=256, where="args", core=True).activation == "gelu"
+
+
+def test_bigcode_s_multi_head_attention_is_nvidia_s(model, tmp_path):
+    root = legacy(model, tmp_path / "legacy", "starcoder", "nvidia", tp=2, pp=1)
+    for rank in ("00", "01"):
+        change(root, rank, lambda state: (setattr(state["args"], "attention_head_type", "multihead"),
+                                          setattr(state["args"], "glu_activation", None)))
+    back = megatron_to_hf.convert(root, tmp_path / "hf", hints=Hints(vocabulary=211))
+    assert_same_bits(tensors_of(back), tensors_of(model("starcoder", "nvidia")[0]))

@@ -64,7 +64,8 @@ def test_enums_of_a_megatron_that_is_not_here_are_named(tmp_path, by, argument):
     finally:
         del sys.modules[module.__name__]
     args = torch_file.load(tmp_path / "file.pt")["args"]
-    assert args.kind == Named("megatron.model.enums.Kind", (argument,)) and args.dtype is torch.bfloat16
+    assert isinstance(args.kind, Named) and args.dtype is torch.bfloat16
+    assert (args.kind.name, args.kind.arguments) == ("megatron.model.enums.Kind", (argument,))
 
 
 @pytest.mark.parametrize("dtype, shape", [(torch.float32, (3,)), (torch.bfloat16, (1, 7, 5)), (torch.float16, (0, 4))])
@@ -139,3 +140,25 @@ def test_a_file_that_torch_did_not_write_is_refused(tmp_path):
             torch_file.load(tmp_path / "file.pt")
     with pytest.raises(CheckpointError, match="not found"):
         torch_file.load(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("numbers", [200, 2000])
+def test_archives_beyond_zip64s_limit_are_as_long_as_announced(tmp_path, monkeypatch, numbers):
+    monkeypatch.setattr("zipfile.ZIP64_LIMIT", 4000)
+    expected = torch.randn(numbers)
+    size = torch_archive.saved_bytes(expected.dtype, (numbers,))
+    (tmp_path / "file").write_bytes(b"")
+    writer = torch_archive.TensorWriter(tmp_path / "file", 0, expected.dtype, (numbers,))
+    writer.write(expected)
+    writer.finish()
+    assert (tmp_path / "file").stat().st_size == size == writer.bytes
+    assert torch.equal(torch.load(tmp_path / "file", weights_only=True), expected)
+    assert torch.equal(torch_file.load(tmp_path / "file").read(), expected)
+
+
+def test_containers_in_many_containers_are_gone_through_once(tmp_path):
+    value = [torch.ones(1)]
+    for _ in range(60):
+        value = [value, value]
+    torch.save(value, tmp_path / "file.pt")
+    assert len(torch_file.load(tmp_path / "file.pt")) == 2
