@@ -50,7 +50,8 @@ def test_no_rank_outlives_the_process_that_started_it(tmp_path, ended_by):
     (tmp_path / "pids").mkdir()
     (tmp_path / "main.py").write_text(STARTED.format(folder=str(tmp_path / "pids")))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    parent = subprocess.Popen([sys.executable, tmp_path / "main.py"], stderr=subprocess.PIPE, env=environment)
+    parent = subprocess.Popen([sys.executable, tmp_path / "main.py"], stderr=subprocess.PIPE, env=environment,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job ignores it
     assert _within(60, lambda: len([*(tmp_path / "pids").iterdir()]) == 2)
     pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
     parent.send_signal(ended_by)
