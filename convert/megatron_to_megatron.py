@@ -1,9 +1,9 @@
 """Convert any Megatron checkpoint into one that loads at any TP x PP, or into legacy folders. See docs/convert.md."""
 
 import argparse
-from pathlib import Path
 
 from megatron_ft import cli
+from megatron_ft.conversion import hint_arguments
 
 
 def command() -> None:
@@ -12,18 +12,15 @@ def command() -> None:
     parser.add_argument("--output", required=True, help="checkpoint root to make; must not exist")
     parser.add_argument("--dtype", default="keep", help="of the stored weights: keep, float32, bfloat16, float16")
     parser.add_argument("--workers", type=int, help="tensors at a time (default: one for each core, eight at most)")
-    parser.add_argument("--config", type=Path, help="Hugging Face folder with the model's config.json and tokenizer")
-    parser.add_argument("--vocab-size", type=int, help="of the tokenizer, where neither --config nor the checkpoint say it")
-    parser.add_argument("--family", help="where the checkpoint's arguments fit several")
+    hint_arguments.add(parser)
     parser.add_argument("--layout", default="torch_dist", help="of the output: torch_dist, or the legacy folders of nvidia, "
                         "bigcode, megatron-llm or core (megatron-core's --ckpt-format torch)")
     parser.add_argument("--tp", type=int, default=1, help="of legacy folders: tensor-parallel ranks")
     parser.add_argument("--pp", type=int, default=1, help="of legacy folders: pipeline stages")
     given = parser.parse_args()
     from megatron_ft.conversion import to_legacy, to_torch_dist
-    from megatron_ft.conversion.opening import Hints
 
-    hints = Hints(config=given.config, vocabulary=given.vocab_size, family=given.family)
+    hints = hint_arguments.hints(given)
     if given.layout == "torch_dist":
         to_torch_dist.convert(given.checkpoint, given.output, dtype=given.dtype, workers=given.workers, hints=hints)
     else:

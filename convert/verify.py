@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from megatron_ft import cli
+from megatron_ft.conversion import hint_arguments
 
 LAYERS = 2
 
@@ -27,21 +28,17 @@ def command() -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "auto"], help="for megatron-core")
     parser.add_argument("--workers", type=int, help="weights compared at a time (default: one for each core, eight at most)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write verdict and all numbers there; must not exist")
-    parser.add_argument("--config", type=Path, help="of another Megatron's checkpoint: Hugging Face folder with the model's "
-                        "config.json")
-    parser.add_argument("--vocab-size", type=int, help="of the tokenizer, where neither --config nor the checkpoint say it")
-    parser.add_argument("--family", help="where the checkpoint's arguments fit several")
+    hint_arguments.add(parser)
     given = parser.parse_args()
     if given.layers is not None and not given.quick:
         parser.error("--layers goes with --quick")
     if given.quick and given.layers is None:
         given.layers = LAYERS
     from megatron_ft.conversion import verify, verify_ranks
-    from megatron_ft.conversion.opening import Hints
 
     settings = verify.Settings(
         hf=given.hf, checkpoint=given.checkpoint, tolerance=given.tolerance, tokens=given.tokens, tp=given.tp, pp=given.pp,
-        hints=Hints(config=given.config, vocabulary=given.vocab_size, family=given.family), device=given.device,
+        hints=hint_arguments.hints(given), device=given.device,
         layers=given.layers, workers=given.workers)
     try:
         equal = verify.run(settings, output=given.json)

@@ -125,7 +125,7 @@ class Merged:
 
 
 class _MergedRows:
-    """Rows of a weight with its adapter's share added: W + (alpha / rank) B A, the same bits on every machine.
+    """Rows of a weight with its adapter's share added: W + (alpha / rank) B A, the same bits for any threads and pieces.
 
     The order in which a matrix product adds up depends on processor, threads and shapes. So A and B become whole multiples
     of a power of two, of so few bits (23 at rank 64, float32 has 24) that float64 holds every sum of products exactly.

@@ -11,9 +11,9 @@ import contextlib
 import dataclasses
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from megatron_ft.runtime.stored_tensor import is_finite, rows_of
 MOST_WORKERS = 8
 """More do not help one disk; each holds some pieces in memory."""
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Rows(Protocol):
@@ -84,14 +85,6 @@ class Writing(Protocol):
         """CRC-32 of the numbers of each tensor written, and where it lies in the files."""
 
 
-def _require_sums(found: dict[str, str], expected: dict[str, str]) -> None:
-    """CheckpointError for a tensor whose bytes are not those that were written."""
-    for name, crc in found.items():
-        if expected.get(name, crc) != crc:
-            raise CheckpointError(f"{name} has the checksum {crc}, but {expected[name]} when it was written; it is damaged, "
-                                  "take another copy of the folder")
-
-
 class Sink(Protocol):
     """A folder that weights are written into."""
 
@@ -122,12 +115,24 @@ class Sums:
             files[segment.file].append(segment)
         found = {}
         for name, segments in files.items():
-            pieces = [(sums.crc32(heads[name]), len(heads[name]))]
+            pieces, end = [(sums.crc32(heads[name]), len(heads[name]))], len(heads[name])
             for segment in segments:
-                assert segment.offset == sum(size for _, size in pieces), (name, segment)
+                assert segment.offset == end, (name, segment)
                 pieces.append((int(segment.crc32, 16), segment.bytes))
-            found[name] = Record(sum(size for _, size in pieces), sums.text(sums.joined(pieces)))
+                end += segment.bytes
+            found[name] = Record(end, sums.text(sums.joined(pieces)))
         return found
+
+
+def wrong_sums(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """Tensors whose bytes are not those that were written, a sentence each; of what is not in `expected` nothing is known."""
+    return [f"{name} has the checksum {crc}, but {expected[name]} when it was written" for name, crc in found.items()
+            if expected.get(name, crc) != crc]
+
+
+def _require_sums(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    for wrong in wrong_sums(found, expected):
+        raise CheckpointError(f"{wrong}; it is damaged, take another copy of the folder")
 
 
 def whole(source: Source, name: str, expected: dict[str, str] | None = None) -> Tensor:
@@ -158,46 +163,76 @@ def move(weights: list[Weight], source: Source, sink: Sink, *, dtype: torch.dtyp
         expected: CRC-32 of tensors that are read, where it is known what they were when they were written.
         workers: how many weights at a time; None: one for each core, eight at most.
     """
-    stop = threading.Event()
+    def move_one(weight: Weight, pieces: Pieces) -> dict[str, Any]:
+        return _move_one(weight, source, sink, dtype, journal, pieces)
+
     found = Sums()
-    with (log.progress(total=total_bytes(weights, dtype), unit="B", label=label, scale=True) as bar,
+    # Closed at once when a sum is wrong: nobody may write any more when the folder is removed.
+    with contextlib.closing(each(weights, move_one, dtype=lambda _: dtype, label=label, workers=workers)) as entries:
+        for entry in entries:
+            _require_sums(entry["read"], expected)
+            found.add(entry)
+    return found
+
+
+class Pieces:
+    """The pieces in which one weight is gone through, for the bar and for an early end."""
+
+    def __init__(self, weight: Weight, dtype: torch.dtype, advance: Callable[[int], None], stop: threading.Event) -> None:
+        self._shape, self._dtype, self._advance, self._stop = weight.megatron_shape, dtype, advance, stop
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """First row and the one after the last of each; a piece is counted when the next is asked for."""
+        step = rows_of(self._shape, self._dtype)
+        for start in range(0, self._shape[0], step):
+            if self._stop.is_set():
+                raise InterruptedError("another tensor has failed")
+            end = min(start + step, self._shape[0])
+            yield start, end
+            self._advance((end - start) * math.prod(self._shape[1:]) * self._dtype.itemsize)
+
+    def skip(self) -> None:
+        """Count all of it."""
+        self._advance(math.prod(self._shape) * self._dtype.itemsize)
+
+
+def each(weights: list[Weight], work: Callable[[Weight, Pieces], T], *, dtype: Callable[[Weight], torch.dtype], label: str,
+         workers: int | None) -> Generator[T, None, None]:
+    """What `work` gives of each weight, in their order, several of them at a time under one bar; an error ends all.
+
+    Args:
+        dtype: of a weight, for the sizes of its pieces.
+        workers: how many weights at a time; None: one for each core, eight at most.
+    """
+    stop, lock = threading.Event(), threading.Lock()
+    total = sum(total_bytes([weight], dtype(weight)) for weight in weights)
+    with (log.progress(total=total, unit="B", label=label, scale=True) as bar,
           concurrent.futures.ThreadPoolExecutor(workers or min(MOST_WORKERS, cli.cores())) as pool):
-        lock = threading.Lock()
 
         def advance(nbytes: int) -> None:
             with lock:
                 bar.update(nbytes)
 
-        jobs = [pool.submit(_move_one, weight, source, sink, dtype, journal, advance, stop) for weight in weights]
+        jobs = [pool.submit(work, weight, Pieces(weight, dtype(weight), advance, stop)) for weight in weights]
         try:
             for job in jobs:
-                entry = job.result()
-                _require_sums(entry["read"], expected)
-                found.add(entry)
+                yield job.result()
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return found
 
 
-def _move_one(weight: Weight, source: Source, sink: Sink, dtype: torch.dtype, journal: Journal, advance: Any,
-              stop: threading.Event) -> dict[str, Any]:
-    nbytes = total_bytes([weight], dtype)
+def _move_one(weight: Weight, source: Source, sink: Sink, dtype: torch.dtype, journal: Journal,
+              pieces: Pieces) -> dict[str, Any]:
     before = journal.done.get(weight.megatron)
     if before is not None and _is_there(sink.folder, before["segments"]):
-        advance(nbytes)
+        pieces.skip()
         return before
     reading, writing = source.reading(weight.megatron), sink.writing(weight)
-    shape = weight.megatron_shape
-    step = rows_of(shape, dtype)
     try:
-        for start in range(0, shape[0], step):
-            if stop.is_set():
-                raise InterruptedError("another tensor has failed")
-            rows = reading.rows(start, min(start + step, shape[0]))
-            writing.write(start, cast(rows, dtype, weight.megatron))
-            advance(rows.numel() * dtype.itemsize)
+        for start, end in pieces:
+            writing.write(start, cast(reading.rows(start, end), dtype, weight.megatron))
         read = reading.finish()
         written, segments = writing.finish()
     except BaseException:

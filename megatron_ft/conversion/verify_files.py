@@ -28,10 +28,8 @@ class Pair:
     hf: Path
     reference: HfSource
     opened: Opened
-    lora: bool
-    """The checkpoint holds adapters; its weights are those of its base with the adapters added."""
     noted: Mapping[str, str]
-    """CRC-32 of tensors of both, where it was noted when they were written."""
+    """CRC-32 of the folder's tensors, where it was noted when they were written."""
 
     @property
     def architecture(self) -> Architecture:
@@ -49,8 +47,7 @@ def open_pair(hf: str | Path, checkpoint: str | Path, hints: Hints = Hints()) ->
     require_same_architecture(of_hf, dataclasses.replace(opened.architecture, **told), where=str(hf), other=str(opened.folder))
     streams.check_stored(opened.source, opening.weights_of(opened.architecture), where=str(opened.folder))
     manifest = hf_manifest.read(hf)
-    noted = {**(manifest.tensor_crc32 if manifest else {}), **(ours.tensor_crc32 if ours else {})}
-    return Pair(Path(hf), HfSource(hf, of_hf), opened, lora, noted)
+    return Pair(Path(hf), HfSource(hf, of_hf), opened, manifest.tensor_crc32 if manifest else {})
 
 
 def manifest_of(folder: Path) -> Manifest | None:

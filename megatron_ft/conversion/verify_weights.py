@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import threading
-from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from megatron_ft import cli, log
 from megatron_ft.conversion import opening, streams
 from megatron_ft.conversion.hf_folder import pieces_of
+from megatron_ft.conversion.streams import Pieces
 from megatron_ft.conversion.verify_files import Pair
 from megatron_ft.errors import CheckpointError
 from megatron_ft.families.rules import Weight
 from megatron_ft.runtime.dtypes import NAMES
-from megatron_ft.runtime.stored_tensor import rows_of
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -63,22 +59,9 @@ def compare_weights(pair: Pair, *, workers: int | None = None) -> Weights:
     Args:
         workers: how many weights at a time; None: one for each core, eight at most.
     """
-    weights, stop, lock = opening.weights_of(pair.architecture), threading.Event(), threading.Lock()
-    total = sum(streams.total_bytes([weight], pair.reference.dtype(weight.megatron)) for weight in weights)
-    with (log.progress(total=total, unit="B", label="weights", scale=True) as bar,
-          concurrent.futures.ThreadPoolExecutor(workers or min(streams.MOST_WORKERS, cli.cores())) as pool):
-
-        def advance(nbytes: int) -> None:
-            with lock:
-                bar.update(nbytes)
-
-        jobs = [pool.submit(_compare_one, weight, pair, advance, stop) for weight in weights]
-        try:
-            outcomes = [job.result() for job in jobs]
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    weights = opening.weights_of(pair.architecture)
+    outcomes = [*streams.each(weights, lambda weight, pieces: _compare_one(weight, pair, pieces),
+                              dtype=lambda weight: pair.reference.dtype(weight.megatron), label="weights", workers=workers)]
     dtypes = {pair.reference.files.dtypes[name] for weight in weights for name, _ in weight.hf}
     stored = {pair.opened.source.dtype(weight.megatron) for weight in weights}
     return Weights(tensors=sum(len(weight.hf) for weight in weights), equal=sum(outcome.equal for outcome in outcomes),
@@ -100,16 +83,12 @@ class _Outcome:
     unreadable: str = ""
 
 
-def _compare_one(weight: Weight, pair: Pair, advance: Callable[[int], None], stop: threading.Event) -> _Outcome:
-    name, shape, dtype = weight.megatron, weight.megatron_shape, pair.reference.dtype(weight.megatron)
+def _compare_one(weight: Weight, pair: Pair, pieces: Pieces) -> _Outcome:
+    name = weight.megatron
     differing, largest = [0] * len(weight.hf), [0.0] * len(weight.hf)
     try:
         theirs, ours = pair.reference.reading(name), pair.opened.source.reading(name)
-        step = rows_of(shape, dtype)  # as an export: a merged adapter is added to as many rows at a time
-        for start in range(0, shape[0], step):
-            if stop.is_set():
-                raise InterruptedError("another tensor has failed")
-            end = min(start + step, shape[0])
+        for start, end in pieces:
             expected = theirs.rows(start, end)
             found = streams.cast(ours.rows(start, end), expected.dtype, name)
             if not same_bits(expected, found):
@@ -118,9 +97,9 @@ def _compare_one(weight: Weight, pair: Pair, advance: Callable[[int], None], sto
                     numbers, most = difference(expected[rows], found[rows])
                     differing[block.part] += numbers
                     largest[block.part] = max(largest[block.part], most)
-            advance(expected.numel() * expected.element_size())
-        damaged = [*_not_as_noted(theirs.finish(), pair.noted, str(pair.hf)),
-                   *_not_as_noted(ours.finish(), {} if pair.lora else pair.noted, str(pair.opened.folder))]
+        damaged = [f"{folder}: {wrong}" for folder, rows, noted in (
+            (pair.hf, theirs, pair.noted), (pair.opened.folder, ours, pair.opened.tensor_crc32))
+            for wrong in streams.wrong_sums(rows.finish(), noted)]
     except CheckpointError as error:
         return _Outcome(0, unreadable=str(error))
     different = [Difference(hf, name, numbers, most)
@@ -149,7 +128,3 @@ def difference(left: Tensor, right: Tensor) -> tuple[int, float]:
     numbers = int(unlike.sum())
     return numbers, (left[unlike].double() - right[unlike].double()).abs().max().item() if numbers else 0.0
 
-
-def _not_as_noted(found: Mapping[str, str], noted: Mapping[str, str], where: str) -> list[str]:
-    return [f"{where}: {name} has the checksum {crc}, but {noted[name]} when it was written"
-            for name, crc in found.items() if noted.get(name, crc) != crc]

@@ -186,14 +186,11 @@ def to_megatron(weight: Weight, tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensors[block.part][block.hf:block.hf + block.rows] for block in blocks])
 
 
-def to_hf(weight: Weight, tensor: Tensor) -> list[Tensor]:
-    """The Hugging Face tensors inside a megatron tensor, in the order of `weight.hf`."""
-    check_megatron_shape(weight, tuple(tensor.shape))
-    return split_rows(weight, tensor)
-
-
 def split_rows(weight: Weight, tensor: Tensor) -> list[Tensor]:
-    """As `to_hf`, for a tensor of any width whose rows are the megatron tensor's: an adapter's B."""
+    """The Hugging Face tensors inside a megatron tensor, in the order of `weight.hf`.
+
+    The tensor may have any width, as long as its rows are the megatron tensor's: an adapter's B.
+    """
     import torch
 
     parts: list[list[Tensor]] = [[] for _ in weight.hf]

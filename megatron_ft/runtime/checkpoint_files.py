@@ -73,7 +73,7 @@ class SummedFile:
 
     def record(self) -> Record:
         """Its size and sum so far."""
-        return Record(self._bytes, f"{self._sum:08x}")
+        return Record(self._bytes, sums.text(self._sum))
 
     def _named(self, error: OSError) -> OSError:
         if error.errno is not None and error.filename is None:  # a write's own error does not say which file
@@ -105,7 +105,7 @@ def record(path: Path) -> Record:
     with path.open("rb", buffering=0) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             size, total = size + len(chunk), sums.crc32(chunk, total)
-    return Record(size, f"{total:08x}")
+    return Record(size, sums.text(total))
 
 
 def records(folder: Path, *, known: Mapping[str, Record]) -> dict[str, Record]:

@@ -32,7 +32,7 @@ def test_there_and_back_gives_the_same_bits_and_no_number_is_lost(model):
         merged = rules.to_megatron(weight, [tensors[name] for name, _ in weight.hf])
         assert tuple(merged.shape) == weight.megatron_shape
         numbers += merged.numel()
-        for (name, _), tensor in zip(weight.hf, rules.to_hf(weight, merged), strict=True):
+        for (name, _), tensor in zip(weight.hf, rules.split_rows(weight, merged), strict=True):
             assert torch.equal(tensor, tensors[name]), name
     assert numbers == architecture.parameters
 
@@ -67,9 +67,9 @@ def test_the_gate_comes_before_the_up_projection():
 def test_vocabulary_padding_is_cut_off_on_the_way_out():
     weight = weight_named(llama(), "embedding.word_embeddings.weight")
     padded = torch.arange(8 * 8).reshape(8, 8)
-    assert torch.equal(rules.to_hf(weight, padded)[0], padded[:5])
+    assert torch.equal(rules.split_rows(weight, padded)[0], padded[:5])
     with pytest.raises(CheckpointError, match=r"word_embeddings.weight has shape \[4, 8\], expected \[5, 8\]"):
-        rules.to_hf(weight, padded[:4])
+        rules.check_megatron_shape(weight, tuple(padded[:4].shape))
 
 
 def test_a_tied_model_has_no_output_layer_and_its_copy_is_dropped():
