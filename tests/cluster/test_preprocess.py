@@ -73,7 +73,8 @@ class User:
         """Wait for a job: all its tasks are completed, but the one named, which failed."""
         states = self.cluster.wait(job)
         expected = {task: "FAILED" if task == failed else "COMPLETED" for task in states}
-        assert states == expected, [path.read_text() for path in self.folder.glob(f"slurm-{job}*")]
+        logs = "".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob(f"slurm-{job}*")))
+        assert states == expected, f"job {job}\n{logs}{self.cluster.logs()}"
 
     def expect_the_whole(self, on_bad_row: str = "stop") -> Manifest:
         """The dataset has the bytes that one process makes, and the parts are gone; its manifest."""
@@ -208,7 +209,8 @@ def test_a_requeued_task_goes_on_where_it_was(user):
     user.cluster.run("scontrol", "requeue", f"{job}_2")
     user.cluster.wait_until(lambda: user.cluster.states(job).get("2") == "PENDING", what="the requeued task in the queue")
     (user.folder / "gate").touch()
-    user.cluster.run("scontrol", "update", f"JobId={job}_2", "StartTime=now")  # SLURM lets it wait two minutes
+    # SLURM lets it wait two minutes. A node takes no job whose credential is of the second in which it killed that job.
+    user.cluster.run("scontrol", "update", f"JobId={job}_2", "StartTime=now+3")
     user.expect(job)
     user.expect(merge)
     log = user.log(job, 2)
