@@ -1,33 +1,26 @@
 """Python: how a completion becomes a program, how it runs, and how it is judged.
 
-The program and the tests of a problem run in two boxes that share nothing but a pair of pipes, over which the tests
-call the program's functions with plain values. The tests, the expected values, the end token and the process that
-writes it are out of the program's reach, so it can neither read nor forge a verdict; `docs/evaluate.md` says what is
-left.
+`case` runs a program and its tests in two boxes; the scripts of both are in `python_inside`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import secrets
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import case
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.sandbox import Box
-from megatron_ft.evaluation.supervise import KILLED, OUT_OF_CPU, Running, Stream, started, watch
 from megatron_ft.evaluation.verdict import Verdict
 
 INSIDE = "/box/inside"
@@ -35,24 +28,12 @@ PACKAGES = "/box/packages"
 CARRIED_PACKAGES = ("numpy", "numpy.libs")
 SCRIPTS = Path(__file__).parent / "python_inside"
 PROGRAM_BYTES = 2**20
-REPORT_BYTES = 2**17
-STARTS = 3  # a box that did not come up (memory, processes) is tried again before the run stops
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 FENCE = re.compile(r"```[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 DEFINITION = re.compile(r"(?:async\s+)?def\s|class\s")
 TOP_LEVEL = re.compile(r"(?:async\s+)?def\s|class\s|import\s|from\s+\S+\s+import\b|[@#)\]}]|\w+\s*(?::[^=]*)?=(?!=)")
 SELF_CHECK = Problem("self-check", "def f(x):\n", "def f(x):\n", "", "", "", "", "f", "", "", "",
                      "def check(f):\n    assert f(2) == [4]\ncheck(f)", "")
-
-
-@dataclass
-class Case:
-    """The two boxes of one program while they run."""
-
-    program: Running
-    tests: Running
-    report: Stream
-    token: str
 
 
 class Python(Language):
@@ -97,14 +78,13 @@ class Python(Language):
         source = program.encode("utf-8", "surrogatepass")
         if len(source) > PROGRAM_BYTES:
             return Verdict("refused", f"a program of {len(source)} bytes; at most {PROGRAM_BYTES} are run", 0.0, "")
-        for _ in range(STARTS):
-            with self._case(problem, base, source) as case:
-                happened = self._watch(case, problem.task_id)
-                seconds = round(time.monotonic() - case.program.started, 3)
-            if happened is not None:
-                return Verdict(*happened, seconds, case.program.output.text)
-        raise EvaluationError(f"{problem.task_id}: its boxes did not come up in {STARTS} attempts; they said: "
-                              f"{case.program.output.text}{case.tests.output.text}")
+
+        def tests(token: str) -> Side:
+            job = {"test": problem.test, "entry_point": problem.entry_point, "token": token,
+                   "context": _before_entry(base, problem.entry_point)}
+            return Side(self._box, self._argv("tests"), json.dumps(job).encode())
+
+        return case.judge(self.sandbox, problem.task_id, Side(self._box, self._argv("program"), source), tests)
 
     @cached_property
     def _box(self) -> Box:
@@ -120,64 +100,8 @@ class Python(Language):
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         return Box(shown, environment, self.limits)
 
-    @contextlib.contextmanager
-    def _case(self, problem: Problem, base: str, source: bytes) -> Iterator[Case]:
-        """Both boxes, running, joined by pipes; dead afterwards."""
-        token = secrets.token_hex(16)
-        job = {"test": problem.test, "entry_point": problem.entry_point, "token": token,
-               "context": _before_entry(base, problem.entry_point)}
-        with contextlib.ExitStack() as stack:
-            calls, answers, report = os.pipe(), os.pipe(), os.pipe()
-            ours = {*calls, *answers, report[1]}
-            stack.callback(lambda: [os.close(end) for end in ours])
-            verdict = Stream(report[0], limit=REPORT_BYTES, keep=REPORT_BYTES)
-            stack.callback(lambda: verdict.open and os.close(verdict.descriptor))
-            program = stack.enter_context(started(
-                self.sandbox, self._box, self._argv("program", calls[0], answers[1]), stdin=source,
-                keep=(calls[0], answers[1])))
-            tests = stack.enter_context(started(
-                self.sandbox, self._box, self._argv("tests", answers[0], calls[1], report[1]),
-                stdin=json.dumps(job).encode(), keep=(answers[0], calls[1], report[1])))
-            while ours:  # the boxes have them now; an end kept here would hide that a box is gone
-                os.close(ours.pop())
-            yield Case(program, tests, verdict, token)
-
-    def _argv(self, script: str, *descriptors: int) -> list[str]:
-        return [_interpreter(), "-s", "-B", "-m", f"{SCRIPTS.name}.{script}", *map(str, descriptors)]
-
-    def _watch(self, case: Case, task_id: str) -> tuple[str, str] | None:
-        """Status and reason of a running case; None when a box did not come up."""
-        deadline = case.program.started + self.limits.wall_s
-        how = watch([case.program.output, case.tests.output, case.report], [case.report], deadline,
-                    guarded=case.program)
-        if how == "timeout":
-            return "timeout", f"not done after {self.limits.wall_s:g} s"
-        if how == "flood":
-            return "refused", f"wrote more than {self.limits.output_bytes} bytes"
-        if how == "memory":
-            return "refused", f"its processes used more than {self.limits.memory_bytes} bytes together"
-        ready, _, said = case.report.text.partition("\n")
-        status = case.tests.status(within_s=5)
-        if said == case.token and status == 0:
-            return "passed", ""
-        ended = case.program.status(within_s=1)
-        at_hard_limit = ended in KILLED and time.monotonic() - case.program.started > self.limits.cpu_s
-        if ended in OUT_OF_CPU or status in OUT_OF_CPU or at_hard_limit:
-            return "timeout", f"used more than {self.limits.cpu_s:g} s of cpu time"
-        return self._told(said, status, ended, task_id) if ready == "ready" else None
-
-    def _told(self, said: str, status: int | None, ended: int | None, task_id: str) -> tuple[str, str] | None:
-        """What the tests reported, in the words of a verdict; None if the program's box did not come up."""
-        try:
-            told = json.loads(said)
-        except ValueError:
-            return "failed", f"the tests ended without a verdict (exit status {status})"
-        if told["kind"] == "not started":
-            return None
-        if told["kind"] == "broken":
-            raise EvaluationError(f"{task_id}: {told['reason']}; the benchmark's tests cannot be executed as they are")
-        died = f" (exit status {ended})" if told.get("ended") else ""
-        return told["kind"], told["reason"] + died
+    def _argv(self, script: str) -> list[str]:
+        return [_interpreter(), "-s", "-B", "-m", f"{SCRIPTS.name}.{script}"]
 
 
 def _interpreter() -> str:

@@ -109,8 +109,8 @@ def wanted(tests: ast.Module, entry_point: str) -> list[str]:
     return [entry_point, *sorted(read - defined - {entry_point} - set(dir(builtins)))]
 
 
-def run(job: dict, program: Program) -> dict | None:
-    """Load the program and run the tests; None when the last assert held, else what happened.
+def run(job: dict, program: Program) -> tuple[str, str] | None:
+    """Load the program and run the tests; None when the last assert held, else kind and reason.
 
     Imports and helpers of the problem's own text are run here, so that a program cannot bend a helper that the tests
     use by giving it another body.
@@ -120,39 +120,39 @@ def run(job: dict, program: Program) -> dict | None:
         tests = ast.parse(job["test"])
         exec(compile(job["context"], "context.py", "exec"), scope)
     except Exception as problem:
-        return {"kind": "broken", "reason": f"its own text does not run: {type(problem).__name__}: {problem}"}
+        return "broken", f"its own text does not run: {type(problem).__name__}: {problem}"
     try:
         names = [name for name in wanted(tests, job["entry_point"]) if name not in scope]
         loaded = program.ask({"load": names})
         if "error" in loaded:
             problem = raised(loaded)
             kind = "compile error" if loaded.get("stage") == "compile" else "failed"
-            return {"kind": kind, "reason": f"{kind_of(loaded)}: {problem}"}
+            return kind, f"{kind_of(loaded)}: {problem}"
         for name in names:
             if name in (told := loaded.get("names", {})):
                 scope[name] = program.function(name) if "callable" in told[name] else decode(told[name].get("value"))
         exec(compile(tests, "tests.py", "exec"), scope)
     except NotCarriedError as problem:
-        return {"kind": "broken", "reason": str(problem)}
+        return "broken", str(problem)
     except BaseException as problem:
         return outcome(program.over or problem, job["test"])
     return outcome(program.over, job["test"]) if program.over else None
 
 
-def outcome(problem: BaseException, tests: str) -> dict:
-    """An exception of the tests as a verdict with its reason."""
+def outcome(problem: BaseException, tests: str) -> tuple[str, str]:
+    """An exception of the tests as kind and reason."""
     if isinstance(problem, Breach):
-        return {"kind": "refused", "reason": f"the program sent {problem}"}
+        return "refused", f"the program sent {problem}"
     if isinstance(problem, Ended):
-        return {"kind": "failed", "reason": "the program ended before its tests did", "ended": True}
+        return "ended", ""
     places = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == "tests.py"]
     line = tests.splitlines()[places[-1] - 1].strip() if places else "?"
     text = f": {problem}"[:2000] if str(problem) else ""
-    return {"kind": "failed", "reason": f"{type(problem).__name__}{text}, at test line {(places or ['?'])[-1]}: {line}"}
+    return "failed", f"{type(problem).__name__}{text}, at test line {(places or ['?'])[-1]}: {line}"
 
 
 def main() -> None:
-    """Run the job; write `ready`, then either the token or, as JSON, what happened."""
+    """Run the job; write `ready`, then either the token or what happened, as `evaluation/case.py` has it."""
     incoming, outgoing, verdict = map(int, sys.argv[1:4])
     job = json.loads(sys.stdin.buffer.read())
     os.write(verdict, b"ready\n")
@@ -160,10 +160,11 @@ def main() -> None:
     try:
         program.ask(None)
     except (Breach, Ended):
-        os.write(verdict, json.dumps({"kind": "not started", "reason": "its box did not come up"}).encode())
+        os.write(verdict, b"not started\n")
         return
     happened = run(job, program)
-    os.write(verdict, job["token"].encode() if happened is None else json.dumps(happened).encode())
+    said = job["token"] if happened is None else "\n".join(happened)
+    os.write(verdict, said.encode("utf-8", "backslashreplace"))
 
 
 if __name__ == "__main__":
