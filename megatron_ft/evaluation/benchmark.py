@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from megatron_ft.errors import DataError
 
 SCENARIOS = ("synthesize", "fixtests")
-MAY_BE_EMPTY = ("docstring", "example_test", "bug_type", "failure_symptoms", "instruction", "signature")
+MAY_BE_EMPTY = ("docstring", "example_test", "bug_type", "failure_symptoms", "instruction", "signature", "import", "test_setup")
+FIELDS = {"imports": "import"}  # a keyword of Python
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Problem:
     instruction: str
     test: str
     example_test: str
+    imports: str = ""
+    """What Go's solution imports; `import` in the file."""
+    test_setup: str = ""
+    """How Go's test file begins: its package and its imports."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,16 @@ def _problem(line: bytes, place: str) -> Problem:
         raise DataError(f"{place}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: a JSON {type(row).__name__}, not an object with HumanEvalPack's fields")
-    names = [field.name for field in fields(Problem)]
-    for name in names:
+    names = {FIELDS.get(field.name, field.name): field for field in fields(Problem)}
+    given = {}
+    for name, field in names.items():
         if name not in row:
+            if field.default is not MISSING:
+                continue
             raise DataError(f"{place}: field '{name}' is missing; HumanEvalPack's are {', '.join(names)}")
         if not isinstance(row[name], str):
             raise DataError(f"{place}: field '{name}' is a {type(row[name]).__name__}, not a string")
         if not row[name].strip() and name not in MAY_BE_EMPTY:
             raise DataError(f"{place}: field '{name}' is empty")
-    return Problem(**{name: row[name] for name in names})
+        given[field.name] = row[name]
+    return Problem(**given)

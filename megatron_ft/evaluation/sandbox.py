@@ -43,7 +43,9 @@ class Limits:
     wall_s: float = 30.0
     """Seconds until the box is killed."""
     memory_bytes: int = 2 * 2**30
-    """Address space of each process, and resident memory of the box's processes together."""
+    """Resident memory of the box's processes together, and with `address_space` what each process may reserve."""
+    address_space: bool = True
+    """False for runtimes that reserve far more than they use (node, java), which have a heap limit of their own."""
     processes: int = 24
     """Processes and threads of the box together."""
     file_bytes: int = 64 * 2**20
@@ -165,8 +167,9 @@ def _nproc(limits: Limits, uid: int | None) -> int:
 
 def _limited(limits: Limits, processes: int) -> list[str]:
     cpu_s = math.ceil(limits.cpu_s)
-    return ["prlimit", f"--cpu={cpu_s}:{cpu_s + 1}", f"--as={limits.memory_bytes}", f"--nproc={processes}",
-            f"--fsize={limits.file_bytes}", f"--nofile={limits.open_files}", "--core=0", "--"]
+    reserve = [f"--as={limits.memory_bytes}"] if limits.address_space else []
+    return ["prlimit", f"--cpu={cpu_s}:{cpu_s + 1}", *reserve, f"--nproc={processes}", f"--fsize={limits.file_bytes}",
+            f"--nofile={limits.open_files}", "--core=0", "--"]
 
 
 def _environment(box: Box, *options: str) -> list[str]:

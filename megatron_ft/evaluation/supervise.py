@@ -34,21 +34,28 @@ class Stream:
     limit: int
     keep: int = TAIL_BYTES
     count: int = 0
-    tail: bytes = b""
     open: bool = True
+    _kept: bytearray = field(default_factory=bytearray)
 
     def read(self) -> None:
         """Take what is there; closes at the end of the pipe."""
         data = os.read(self.descriptor, READ_BYTES)
         self.count += len(data)
-        self.tail = (self.tail + data)[-self.keep:]
+        self._kept += data
+        if len(self._kept) > 2 * self.keep:
+            del self._kept[:-self.keep]
         if not data:
             self.open = False
             os.close(self.descriptor)
 
     @property
-    def text(self) -> str:
+    def tail(self) -> bytes:
         """The end of what was written."""
+        return bytes(self._kept[-self.keep:])
+
+    @property
+    def text(self) -> str:
+        """The same as text."""
         return self.tail.decode("utf-8", "replace")
 
 
@@ -70,29 +77,30 @@ class Running:
 
 
 @contextlib.contextmanager
-def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b"",
-            keep: Sequence[int] = ()) -> Iterator[Running]:
+def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b"", keep: Sequence[int] = (),
+            stdout: int | None = None) -> Iterator[Running]:
     """Run `argv` in a new box until the block ends; then every process of the box is dead and waited for.
 
     Args:
         stdin: what the program finds on its standard input, from a file that has no name.
         keep: descriptors that the program gets, under the same numbers.
+        stdout: where its standard output goes, if not to where stderr goes.
     """
     with tempfile.TemporaryFile() as source:
         source.write(stdin)
         source.seek(0)
-        running = _start(sandbox.command(box, list(argv)), source, keep, box.limits)
+        running = _start(sandbox.command(box, list(argv)), source, keep, stdout, box.limits)
     try:
         yield running
     finally:
         kill(running)
 
 
-def _start(command: list[str], source: IO[bytes], keep: Sequence[int], limits: Limits) -> Running:
+def _start(command: list[str], source: IO[bytes], keep: Sequence[int], stdout: int | None, limits: Limits) -> Running:
     reading, writing = os.pipe()
     try:
-        process = subprocess.Popen(command, stdin=source, stdout=writing, stderr=writing, pass_fds=tuple(keep),
-                                   cwd="/", start_new_session=True)
+        process = subprocess.Popen(command, stdin=source, stdout=writing if stdout is None else stdout, stderr=writing,
+                                   pass_fds=tuple(keep), cwd="/", start_new_session=True)
     except OSError as error:
         os.close(reading)
         raise EvaluationError(f"a box could not be started: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
@@ -12,13 +13,20 @@ from megatron_ft.evaluation.verdict import Verdict
 class Language(abc.ABC):
     """One language on one machine, in one kind of box."""
 
-    name: str
-    task_prefix: str
+    name: ClassVar[str]
+    """As in HumanEvalPack's file names: python js java go cpp rust."""
+    title: ClassVar[str]
+    """As people write it."""
+    task_prefix: ClassVar[str]
     """How HumanEvalPack's task ids of this language begin."""
+    tools: ClassVar[dict[str, str]]
+    """Command -> what installs it: a Debian package or an npm name."""
+    default_limits: ClassVar[Limits] = Limits()
+    """What a program may use when it runs."""
 
-    def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
+    def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
         self.sandbox = sandbox
-        self.limits = limits
+        self.limits = limits or self.default_limits
 
     @staticmethod
     @abc.abstractmethod

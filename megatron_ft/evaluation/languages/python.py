@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import case
@@ -40,7 +41,9 @@ class Python(Language):
     """Python, by the interpreter that runs this evaluation."""
 
     name = "python"
+    title = "Python"
     task_prefix = "Python"
+    tools: ClassVar = {"python3": "python3"}
 
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:

@@ -1,0 +1,107 @@
+"""A language whose programs are compiled: the program and the tests of its problem are built apart, then judged.
+
+The tests' half is built once for a problem, however many programs it judges. Each half is one source text for the
+compiler's stdin and one artifact, which its box shows read-only under `ARTIFACT`.
+"""
+
+from __future__ import annotations
+
+import abc
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import ClassVar
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import case
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.build import Built, build
+from megatron_ft.evaluation.case import Side
+from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
+from megatron_ft.evaluation.verdict import Verdict
+
+ARTIFACT = "/box/artifact"
+PROGRAM_BYTES = 2**20
+
+
+class Compiled(Language):
+    """Builds both halves of a case and judges them; a language says what their sources and commands are."""
+
+    build_limits: ClassVar[Limits] = Limits(cpu_s=60, wall_s=240, memory_bytes=4 * 2**30, processes=64)
+    """What a compiler may use."""
+
+    def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
+        super().__init__(sandbox, limits)
+        self._folder = tempfile.TemporaryDirectory(prefix="megatron_ft-build-")
+        self._tests: dict[Problem, Future[Path]] = {}
+        self._lock = threading.Lock()
+
+    @abc.abstractmethod
+    def program_source(self, problem: Problem, program: str) -> str:
+        """The source of the program's half: the program, and what answers calls of the entry point."""
+
+    @abc.abstractmethod
+    def tests_source(self, problem: Problem) -> str:
+        """The source of the tests' half: functions that call the program's, the problem's helpers, and its tests."""
+
+    @abc.abstractmethod
+    def build_box(self) -> Box:
+        """Where sources are compiled."""
+
+    @abc.abstractmethod
+    def build_script(self, half: str) -> str:
+        """The shell script that compiles stdin to stdout; half is "program" or "tests"."""
+
+    @abc.abstractmethod
+    def run_box(self, artifact: Path) -> Box:
+        """Where an artifact runs; it is shown as ARTIFACT."""
+
+    @abc.abstractmethod
+    def argv(self, half: str) -> Sequence[str]:
+        """The command that runs ARTIFACT; descriptors are appended to it."""
+
+    def judge(self, problem: Problem, base: str, program: str) -> Verdict:
+        """Build the program, and the tests if they are not, and run them against each other."""
+        if len(program.encode("utf-8", "surrogatepass")) > PROGRAM_BYTES:
+            return Verdict("refused", f"a program of more than {PROGRAM_BYTES} bytes; at most so many are run", 0.0, "")
+        tests = self._tests_of(problem)
+        built = self._build("program", self.program_source(problem, program))
+        if built.status:
+            return Verdict(built.status, built.reason, built.seconds, built.output)
+        with tempfile.NamedTemporaryFile(dir=self._folder.name) as file:
+            artifact = self._store(Path(file.name), built.data)
+            verdict = case.judge(self.sandbox, problem.task_id, Side(self.run_box(artifact), self.argv("program")),
+                                 lambda token: Side(self.run_box(tests), self.argv("tests"), token.encode()))
+        return Verdict(verdict.status, verdict.reason, round(built.seconds + verdict.seconds, 3), verdict.output)
+
+    def _tests_of(self, problem: Problem) -> Path:
+        """The built tests of a problem; threads that ask for the same tests wait for the one that builds them."""
+        with self._lock:
+            mine = problem not in self._tests
+            future = self._tests.setdefault(problem, Future())
+        if mine:
+            try:
+                future.set_result(self._build_tests(problem))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    def _build_tests(self, problem: Problem) -> Path:
+        built = self._build("tests", self.tests_source(problem))
+        if built.status:
+            raise EvaluationError(f"{problem.task_id}: its tests do not compile ({built.status}: {built.reason}); "
+                                  f"the compiler said: {built.output}")
+        handle, name = tempfile.mkstemp(dir=self._folder.name)
+        open(handle, "wb").close()
+        return self._store(Path(name), built.data)
+
+    def _build(self, half: str, source: str) -> Built:
+        return build(self.sandbox, self.build_box(), self.build_script(half), source.encode("utf-8", "surrogatepass"))
+
+    def _store(self, path: Path, data: bytes) -> Path:
+        path.write_bytes(data)
+        path.chmod(0o555)
+        return path
