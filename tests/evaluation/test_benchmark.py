@@ -47,7 +47,7 @@ def test_a_missing_and_an_empty_file_are_named(tmp_path: Path) -> None:
 
 def test_fields_that_are_not_ours_are_ignored(write_benchmark) -> None:
     path = write_benchmark(make_problem())
-    path.write_text(json.dumps({**ROW, "text": "more", "import": 1}) + "\n")
+    path.write_text(json.dumps({**ROW, "text": "more", "difficulty": 1}) + "\n")
     assert benchmark.read(path).problems == (make_problem(),)
 
 
