@@ -23,12 +23,12 @@ def collect(folder: Path) -> dict[str, Any]:
     """Scores, stages and totals of a quickstart's folder."""
     try:
         stages = [json.loads(line) for line in (folder / "stages.jsonl").read_text(encoding="utf-8").splitlines()]
-        summaries = {name: json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
-                     for name, _ in EVALUATIONS}
-    except (OSError, ValueError) as error:
+        scores = {name: json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))["scores"][0]
+                  for name, _ in EVALUATIONS}
+    except (OSError, ValueError, LookupError) as error:
         raise DataError(f"{folder}: is not the folder of a finished quickstart: {error}") from error
-    return {"pass@1": {name: summary["pass@k"]["1"] for name, summary in summaries.items()},
-            "problems": {name: summary["problems"] for name, summary in summaries.items()},
+    return {"pass@1": {name: score["pass@k"]["1"] for name, score in scores.items()},
+            "problems": {name: score["problems"] for name, score in scores.items()},
             "seconds": round(sum(stage["seconds"] for stage in stages), 1),
             "peak_bytes": max(stage["peak_bytes"] for stage in stages), "stages": stages}
 

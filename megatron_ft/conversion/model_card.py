@@ -68,9 +68,9 @@ def _evaluation(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         path = folder / SUMMARY_FILE
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            scores = ", ".join(f"pass@{k} {value:.1%}" for k, value in summary["pass@k"].items())
-            rows.append([summary["language"], summary["scenario"], summary["problems"], summary["samples"], scores])
+            for each in json.loads(path.read_text(encoding="utf-8"))["scores"]:
+                scores = ", ".join(f"pass@{k} {value:.1%}" for k, value in each["pass@k"].items())
+                rows.append([each["language"], each["scenario"], each["problems"], each["samples"], scores])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"--evaluation: {path}: is not what the evaluator writes ({type(error).__name__}: {error}); "
                                   "name its --output") from error

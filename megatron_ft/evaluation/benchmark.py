@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from megatron_ft.errors import DataError
 
-SCENARIOS = ("synthesize", "fixtests")
+LANGUAGES = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "CPP", "rust": "Rust"}
+"""Name of a file of HumanEvalPack -> how its task ids begin."""
+LAYOUTS = ("{}.jsonl", "data/{}/data/humanevalpack.jsonl")
+"""Where a language is in a folder: files side by side, or as in the repository on the hub."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MAY_BE_EMPTY = ("docstring", "example_test", "bug_type", "failure_symptoms", "instruction", "signature", "import", "test_setup")
 FIELDS = {"imports": "import"}  # a keyword of Python
 
@@ -46,6 +52,53 @@ class Benchmark:
     path: Path
     sha256: str
     problems: tuple[Problem, ...]
+
+
+def find(source: str, languages: Sequence[str]) -> dict[str, Benchmark]:
+    """The benchmark of each language, from a file (of one language), a folder, or a data set on the hub.
+
+    Raises DataError when a language is not there, or when a file holds another one than its name says.
+    """
+    place = Path(source)
+    if not place.exists() and HUB_ID.fullmatch(source):
+        place = _fetched(source, languages)
+    if place.is_dir():
+        found = {name: read(_file(place, name)) for name in languages}
+    elif len(languages) > 1:
+        raise DataError(f"--benchmark: {source} is one file and --language asks for {', '.join(languages)}; name the folder "
+                        "that holds a file for each, such as python.jsonl")
+    else:
+        found = {languages[0]: read(place)}
+    for name, benchmark in found.items():
+        _require_language(benchmark, name)
+    return found
+
+
+def _fetched(source: str, languages: Sequence[str]) -> Path:
+    import huggingface_hub
+
+    patterns = [layout.format(name) for name in languages for layout in LAYOUTS]
+    try:
+        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
+    except Exception as error:  # huggingface_hub raises what its parts raise: OSError, ValueError, its own
+        raise DataError(f"--benchmark: there is no file or folder {source}, and as a data set of the hub it cannot be fetched: "
+                        f"{type(error).__name__}: {error}; copy it here and name its folder") from error
+
+
+def _file(folder: Path, language: str) -> Path:
+    places = [folder / layout.format(language) for layout in LAYOUTS]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataError(f"--benchmark: {folder} has no {language}: neither {' nor '.join(map(str, places))}")
+    return found
+
+
+def _require_language(benchmark: Benchmark, language: str) -> None:
+    """Raise DataError when a file's task ids are those of another language."""
+    first = benchmark.problems[0].task_id
+    prefix = first.partition("/")[0]
+    if prefix in LANGUAGES.values() and prefix != LANGUAGES[language]:
+        raise DataError(f"{benchmark.path}: holds {prefix} problems ({first}), but --language is {language}")
 
 
 def read(path: str | Path) -> Benchmark:

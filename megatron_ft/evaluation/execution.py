@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from megatron_ft import log
-from megatron_ft.evaluation.benchmark import Problem
-from megatron_ft.evaluation.languages.base import Language
-from megatron_ft.evaluation.prompts import base
+from megatron_ft.evaluation.judging import Judge
+from megatron_ft.evaluation.scenarios import Task
 from megatron_ft.evaluation.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One sample of one problem, as it will be run."""
+    """One sample of one task, as it will be run."""
 
-    problem: Problem
+    task: Task
     sample: int
-    """Which of the problem's samples, from 0."""
+    """Which of the task's samples, from 0."""
     program: str
 
 
-def cores() -> int:
-    """The cores that this process may use (a SLURM job's share, not the node's)."""
-    return len(os.sched_getaffinity(0))
-
-
-def execute(attempts: Sequence[Attempt], language: Language, scenario: str, *, workers: int) -> list[Verdict]:
-    """The verdict on every attempt, in their order; programs that repeat are run once.
+def execute(attempts: Sequence[Attempt], judges: Mapping[str, Judge], *, workers: int,
+            keep: Callable[[Attempt, Verdict], None]) -> None:
+    """Hand the verdict on every attempt to `keep`, as soon as it is known; programs that repeat are run once.
 
     The first EvaluationError stops the run: a box that cannot be made is no wrong answer.
+
+    Args:
+        judges: by language.
     """
-    distinct = {(attempt.problem.task_id, attempt.program): attempt.problem for attempt in attempts}
-    verdicts: dict[tuple[str, str], Verdict] = {}
+    distinct: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        # A problem's tests are the same in every scenario, what stands before a program's own text may not be.
+        distinct[attempt.task.problem.task_id, attempt.task.base + attempt.program].append(attempt)
     log.get().info(f"{len(attempts)} samples are {len(distinct)} distinct programs; {workers} run at a time")
     pool = ThreadPoolExecutor(workers)
     try:
-        running = {pool.submit(language.judge, problem, base(problem, scenario), key[1]): key
-                   for key, problem in distinct.items()}
+        running = {pool.submit(judges[same[0].task.language].judge, same[0].task, same[0].program): same
+                   for same in distinct.values()}
         for done in log.progress(as_completed(running), total=len(running), unit="program", label="execute"):
-            verdicts[running[done]] = done.result()
+            for attempt in running[done]:
+                keep(attempt, done.result())
     finally:
         pool.shutdown(cancel_futures=True)
-    return [verdicts[attempt.problem.task_id, attempt.program] for attempt in attempts]

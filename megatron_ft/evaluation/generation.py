@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from transformers import GenerationConfig
@@ -16,17 +16,17 @@ from megatron_ft.evaluation.encoding import PromptEncoder
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, TextEnds, row_seed
 
-IsComplete = Callable[[str, str], bool]
-
 
 @dataclass(frozen=True)
 class Request:
     """One sample that is wanted."""
 
-    task_id: str
+    key: str
+    """Of the task that it answers."""
     sample: int
     prompt: Segment
-    entry_point: str
+    is_complete: Callable[[str], bool]
+    """Whether whatever follows an answer would be cut off."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ class Report:
     by_length: int = 0
     """Samples that ended because their tokens were used up."""
 
+    def __add__(self, other: Report) -> Report:
+        return Report(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
     def as_dict(self) -> dict[str, float]:
         """For the summary."""
         rate = round(self.tokens / self.seconds, 1) if self.seconds else 0.0
@@ -78,26 +81,25 @@ class Report:
 
 
 def generate(model: Model, requests: Sequence[Request], sampling: Sampling, *, batch_size: int,
-             is_complete: IsComplete) -> tuple[list[Completion], Report]:
-    """A completion for every request, in their order."""
+             keep: Callable[[Request, Completion], None]) -> Report:
+    """A completion for every request, handed to `keep` as soon as its batch is done, longest prompts first."""
     encoder = PromptEncoder(model.tokenizer)
     rows = [_row(request, encoder.encode(request.prompt), model.positions, sampling.max_new_tokens) for request in requests]
     report = Report(samples=len(rows), capped=sum(row.room < sampling.max_new_tokens for row in rows))
     if report.capped:
         log.get().warning(f"{report.capped} of {len(rows)} prompts leave fewer than --max-new-tokens "
                           f"{sampling.max_new_tokens} of the model's {model.positions} positions; they get the rest")
-    completions: dict[tuple[str, int], Completion] = {}
     begun = time.monotonic()
     with log.progress(total=len(rows), unit="sample", label="generate") as bar:
         for batch in batches(rows, batch_size):
-            for row, completion in zip(batch, _complete(model, batch, sampling, is_complete), strict=True):
-                completions[row.request.task_id, row.request.sample] = completion
+            for row, completion in zip(batch, _complete(model, batch, sampling), strict=True):
+                keep(row.request, completion)
                 report.tokens += completion.tokens
                 report.by_length += completion.finish == "length"
             bar.update(len(batch))
             bar.set_postfix_str(f"{report.tokens / (time.monotonic() - begun):.0f} tokens/s")
     report.seconds = time.monotonic() - begun
-    return [completions[request.task_id, request.sample] for request in requests], report
+    return report
 
 
 def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -119,12 +121,12 @@ def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 def _row(request: Request, ids: list[int], positions: int | None, max_new_tokens: int) -> Row:
     room = max_new_tokens if positions is None else min(max_new_tokens, positions - len(ids))
     if room < 1:
-        raise EvaluationError(f"{request.task_id}: its prompt has {len(ids)} tokens and the model {positions} "
+        raise EvaluationError(f"{request.key}: its prompt has {len(ids)} tokens and the model {positions} "
                               "positions, so that no answer fits; leave the problem out with --problems or --limit")
     return Row(request, ids, room)
 
 
-def _complete(model: Model, batch: list[Row], sampling: Sampling, is_complete: IsComplete) -> list[Completion]:
+def _complete(model: Model, batch: list[Row], sampling: Sampling) -> list[Completion]:
     """Run one batch."""
     width = max(len(row.ids) for row in batch)
     pad = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else model.end_ids[0]
@@ -132,12 +134,12 @@ def _complete(model: Model, batch: list[Row], sampling: Sampling, is_complete: I
     mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch], device=model.device)
 
     def ended(index: int, new: list[int]) -> bool:
-        return is_complete(_text(model, batch[index].ids, new), batch[index].request.entry_point)
+        return batch[index].request.is_complete(_text(model, batch[index].ids, new))
 
     ends = TextEnds(len(batch), width, ended)
     processors = []
     if sampling.temperature > 0:
-        seeds = [row_seed(sampling.seed, row.request.task_id, row.request.sample) for row in batch]
+        seeds = [row_seed(sampling.seed, row.request.key, row.request.sample) for row in batch]
         processors = [SeededSampling(seeds, sampling.temperature, sampling.top_p)]
     config = GenerationConfig(do_sample=False, max_new_tokens=batch[0].room, pad_token_id=pad,
                               eos_token_id=list(model.end_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -78,6 +79,15 @@ def tokenizer_folder(model: str, *, fetch: bool) -> str | None:
     except Exception as error:  # huggingface_hub raises what its parts raise: OSError, ValueError, its own
         raise CheckpointError(f"--model: the tokenizer of {model} cannot be fetched: {type(error).__name__}: {error}"
                               ) from error
+
+
+def identity(model: str) -> str:
+    """What tells a model from another: its id, or its folder with the sizes and times of its files."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
+    return f"{folder.resolve()} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
 def load(model: str, *, device: str, dtype: str) -> Model:

@@ -1,11 +1,11 @@
-"""What an evaluation leaves behind: samples, results and a summary in one folder, and a table on the screen."""
+"""What an evaluation leaves behind beside its samples and results: a summary, and a table on the screen."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import metadata
@@ -14,10 +14,10 @@ from pathlib import Path
 import megatron_ft
 from megatron_ft import log
 from megatron_ft.evaluation.benchmark import Benchmark
-from megatron_ft.evaluation.execution import Attempt
 from megatron_ft.evaluation.passk import pass_at_k
+from megatron_ft.evaluation.run_folder import Key
 from megatron_ft.evaluation.settings import Settings
-from megatron_ft.evaluation.verdict import STATUSES, Verdict
+from megatron_ft.evaluation.verdict import STATUSES
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -27,67 +27,64 @@ class Outcome:
     """Everything that one evaluation found out."""
 
     settings: Settings
-    benchmark: Benchmark
-    attempts: Sequence[Attempt]
-    completions: Sequence[Mapping[str, object]]
-    """What was generated for each attempt: completion, tokens, finish."""
-    verdicts: Sequence[Verdict]
+    benchmarks: Mapping[str, Benchmark]
+    samples: Mapping[Key, Mapping]
+    results: Mapping[Key, Mapping]
     generation: Mapping[str, float] | None
-    toolchain: Mapping[str, str]
+    toolchains: Mapping[str, Mapping[str, str]]
     sandbox: Mapping[str, object]
 
 
-def counts(outcome: Outcome) -> dict[str, tuple[int, int]]:
-    """(samples, passed) of each problem, in the benchmark's order."""
+def scores(results: Mapping[Key, Mapping]) -> list[dict]:
+    """For each language and scenario, in the results' order: problems, samples, pass@k and verdicts."""
+    rows: dict[tuple[str, str], list[Mapping]] = defaultdict(list)
+    for row in results.values():
+        rows[row["language"], row["scenario"]].append(row)
+    return [{"language": language, "scenario": scenario, **score(each)} for (language, scenario), each in rows.items()]
+
+
+def score(rows: list[Mapping]) -> dict:
+    """Problems, samples, pass@k and verdicts of some results."""
     samples, passed = Counter(), Counter()
-    for attempt, verdict in zip(outcome.attempts, outcome.verdicts, strict=True):
-        samples[attempt.problem.task_id] += 1
-        passed[attempt.problem.task_id] += verdict.passed
-    return {task_id: (number, passed[task_id]) for task_id, number in samples.items()}
-
-
-def summary(outcome: Outcome) -> dict:
-    """The summary as it is written, pass@k first."""
-    found = counts(outcome)
-    statuses = Counter(verdict.status for verdict in outcome.verdicts)
-    return {
-        "language": outcome.settings.language,
-        "scenario": outcome.settings.scenario,
-        "problems": len(found),
-        "samples": len(outcome.attempts),
-        "pass@k": {str(k): value for k, value in pass_at_k(list(found.values())).items()},
-        "verdicts": {status: statuses[status] for status in STATUSES},
-        "distinct_programs": len({(attempt.problem.task_id, attempt.program) for attempt in outcome.attempts}),
-        "generation": outcome.generation,
-        "settings": asdict(outcome.settings),
-        "benchmark": {"path": str(outcome.benchmark.path), "sha256": outcome.benchmark.sha256,
-                      "problems": len(outcome.benchmark.problems)},
-        "sandbox": dict(outcome.sandbox),
-        "toolchain": dict(outcome.toolchain),
-        "versions": versions(),
-    }
+    for row in rows:
+        samples[row["task_id"]] += 1
+        passed[row["task_id"]] += row["status"] == "passed"
+    found = Counter(row["status"] for row in rows)
+    values = pass_at_k([(number, passed[task_id]) for task_id, number in samples.items()])
+    return {"problems": len(samples), "samples": len(rows), "pass@k": {str(k): value for k, value in values.items()},
+            "verdicts": {status: found[status] for status in STATUSES}}
 
 
 def write(outcome: Outcome, folder: Path) -> dict:
-    """Write samples.jsonl, results.jsonl and summary.json into a folder; returns the summary."""
-    _write_lines(folder / "samples.jsonl", (
-        {"task_id": attempt.problem.task_id, "sample": attempt.sample, **completion, "program": attempt.program}
-        for attempt, completion in zip(outcome.attempts, outcome.completions, strict=True)))
-    _write_lines(folder / "results.jsonl", (
-        {"task_id": attempt.problem.task_id, "sample": attempt.sample, **asdict(verdict),
-         "program_sha256": sha256(attempt.program.encode("utf-8", "surrogatepass")).hexdigest()}
-        for attempt, verdict in zip(outcome.attempts, outcome.verdicts, strict=True)))
-    result = summary(outcome)
+    """Write summary.json into a folder; returns the summary."""
+    result = {
+        "scores": scores(outcome.results),
+        "distinct_programs": len({(row["task_id"], row["program_sha256"]) for row in outcome.results.values()}),
+        "generation": outcome.generation,
+        "settings": asdict(outcome.settings),
+        "benchmark": {name: {"path": str(benchmark.path), "sha256": benchmark.sha256, "problems": len(benchmark.problems)}
+                      for name, benchmark in outcome.benchmarks.items()},
+        "sandbox": dict(outcome.sandbox),
+        "toolchains": {name: dict(versions) for name, versions in outcome.toolchains.items()},
+        "versions": versions(),
+    }
     (folder / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
 def show(result: Mapping) -> None:
     """Print pass@k and the verdicts."""
-    title = f"{result['language']} {result['scenario']}: {result['problems']} problems, {result['samples']} samples"
-    columns = [f"pass@{k}" for k in result["pass@k"]] + list(result["verdicts"])
-    row = [f"{value:.4f}" for value in result["pass@k"].values()] + list(result["verdicts"].values())
-    log.table(title, columns, [row])
+    ks = list(dict.fromkeys(k for row in result["scores"] for k in row["pass@k"]))
+    columns = ["language", "scenario", "problems", "samples", *(f"pass@{k}" for k in ks), *STATUSES]
+    rows = [[row["language"], row["scenario"], row["problems"], row["samples"],
+             *(f"{row['pass@k'][k]:.4f}" if k in row["pass@k"] else "" for k in ks), *row["verdicts"].values()]
+            for row in result["scores"]]
+    log.table(f"{result['settings']['mode']} mode", columns, rows)
+
+
+def program_sha256(program: str) -> str:
+    """What identifies a program's text."""
+    return sha256(program.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -99,8 +96,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping]) -> None:
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)

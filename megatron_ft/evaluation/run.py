@@ -2,94 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from megatron_ft import cli, log
 from megatron_ft.data import templates
-from megatron_ft.data.templates import Segment
-from megatron_ft.errors import DataError
+from megatron_ft.data.templates import Template
 from megatron_ft.evaluation import benchmark as benchmarks
-from megatron_ft.evaluation import languages, model_folder, prompts, report, sandbox
-from megatron_ft.evaluation.benchmark import Benchmark, Problem
-from megatron_ft.evaluation.execution import Attempt, cores, execute
-from megatron_ft.evaluation.languages.base import Language
-from megatron_ft.evaluation.prompts import base
+from megatron_ft.evaluation import judging, languages, model_folder, prompts, report, sandbox, scenarios
+from megatron_ft.evaluation.benchmark import Benchmark
+from megatron_ft.evaluation.execution import Attempt, execute
+from megatron_ft.evaluation.judging import Judge
+from megatron_ft.evaluation.run_folder import RunFolder
+from megatron_ft.evaluation.sandbox import Sandbox
+from megatron_ft.evaluation.scenarios import DESCRIBED, Task
 from megatron_ft.evaluation.settings import Settings
+from megatron_ft.evaluation.verdict import Verdict
 
 CLOCK_FACTOR = 4  # a program may take this many times its cpu seconds by the clock, on a machine that does more
-PREFIXES = ("Python", "JavaScript", "Java", "Go", "CPP", "Rust")
+DECIDE_SAMPLES = ("scenario", "language", "mode", "solutions", "samples", "temperature", "top_p", "max_new_tokens",
+                  "prompt_style", "seed", "dtype", "limit", "problems", "timeout_s")
+EXPLAINED = "explainsynthesize"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One sample that a run consists of."""
+
+    task: Task
+    sample: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """How its rows are found."""
+        return self.task.problem.task_id, self.task.scenario, self.sample
 
 
 def evaluate(settings: Settings) -> dict:
     """Generate, execute, write and print; returns the summary.
 
     Everything that can be wrong beforehand is looked at before a model is loaded: the output folder, the benchmark,
-    the model's folder, the sandbox and the toolchain.
+    the model's folder, the sandbox and the toolchains. An interrupted run goes on where it was.
     """
     output = cli.require_absent(settings.output, option="--output")
-    kind = languages.get(settings.language)
-    benchmark = benchmarks.read(settings.benchmark)
-    problems = benchmarks.select(benchmark, problems=settings.problems, limit=settings.limit or None)
-    check_language(benchmark, kind)
-    asked = word(settings, problems) if settings.model else {}
+    found = benchmarks.find(settings.benchmark, settings.languages)
+    wanted = tasks_of(settings, found)
+    template = template_of(settings)
     box = sandbox.find(unsafe=settings.unsafe)
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")
-    limits = replace(sandbox.Limits(), cpu_s=settings.timeout_s, wall_s=CLOCK_FACTOR * settings.timeout_s)
-    language = kind(box, limits)
-    toolchain = language.check()
-    with cli.write_beside(output) as folder:
-        attempts, completions, figures = (
-            own_solutions(settings, problems) if settings.solutions else generated(settings, problems, asked, kind))
-        verdicts = execute(attempts, language, settings.scenario, workers=settings.workers or cores())
-        result = report.write(report.Outcome(settings, benchmark, attempts, completions, verdicts, figures, toolchain,
-                                             asdict(box)), folder)
+    judges = {name: judge_of(settings, name, box) for name in settings.languages}
+    toolchains = {name: judge.language.check() for name, judge in judges.items()}
+    with RunFolder(output, identity(settings, found)) as folder:
+        figures = (take_solutions(settings, wanted, judges, folder) if settings.solutions
+                   else generate(settings, wanted, judges, template, folder))
+        judge_all(settings, wanted, judges, folder)
+        result = report.write(report.Outcome(settings, found, folder.samples, folder.results, figures, toolchains,
+                                             asdict(box)), folder.path)
+        folder.finish([each.key for each in wanted])
     report.show(result)
     log.get().info(f"written to {output}")
     return result
 
 
-def word(settings: Settings, problems: Sequence[Problem]) -> dict[str, Segment]:
-    """Each problem's prompt; the style is one that words the scenario and that the model's tokenizer can write."""
-    prompts.check(settings.prompt_style, settings.scenario)
+def tasks_of(settings: Settings, found: Mapping[str, Benchmark]) -> list[Wanted]:
+    """Every sample of the run, in the order of its files."""
+    chosen = []
+    for language, benchmark in found.items():
+        problems = benchmarks.select(benchmark, problems=settings.problems, limit=settings.limit or None)
+        for scenario in asked_for(settings):
+            tasks = [scenarios.task(problem, scenario, language, mode=settings.mode) for problem in problems]
+            chosen += [Wanted(task, sample) for task in tasks for sample in range(settings.samples)]
+    return chosen
+
+
+def asked_for(settings: Settings) -> tuple[str, ...]:
+    """The scenarios, with the one that describes if answers go on from descriptions; solutions describe nothing."""
+    if settings.solutions:
+        return tuple(name for name in settings.scenarios if name != DESCRIBED)
+    if EXPLAINED in settings.scenarios and DESCRIBED not in settings.scenarios:
+        return (DESCRIBED, *settings.scenarios)
+    return settings.scenarios
+
+
+def template_of(settings: Settings) -> Template | None:
+    """The wording of the prompts; it can word the scenarios, and the model's tokenizer can write it."""
+    if not settings.model:
+        return None
+    for scenario in settings.scenarios:
+        prompts.check(settings.prompt_style, scenario)
     folder = model_folder.tokenizer_folder(settings.model, fetch=settings.prompt_style == "chat")
-    template = templates.get(settings.prompt_style, tokenizer_path=folder)
-    return {problem.task_id: prompts.prompt(problem, settings.scenario, template) for problem in problems}
+    return templates.get(settings.prompt_style, tokenizer_path=folder)
 
 
-def check_language(benchmark: Benchmark, kind: type[Language]) -> None:
-    """Raise DataError when a file's task ids are those of another language."""
-    first = benchmark.problems[0].task_id
-    prefix = first.partition("/")[0]
-    if prefix in PREFIXES and prefix != kind.task_prefix:
-        raise DataError(f"{benchmark.path}: holds {prefix} problems ({first}), but --language is {kind.name}")
+def judge_of(settings: Settings, name: str, box: Sandbox) -> Judge:
+    """The rules of a language under the run's limits."""
+    kind = languages.get(name)
+    cpu_s = settings.timeout_s or kind.default_limits.cpu_s
+    limits = replace(kind.default_limits, cpu_s=cpu_s, wall_s=CLOCK_FACTOR * cpu_s)
+    return judging.MODES[settings.mode](kind(box, limits), settings.prompt_style)
 
 
-def own_solutions(settings: Settings, problems: Sequence[Problem]) -> tuple[list[Attempt], list[dict], None]:
-    """The benchmark's canonical or buggy programs, as they are, without any cutting."""
-    texts = [getattr(problem, f"{settings.solutions}_solution") for problem in problems]
-    attempts = [Attempt(problem, 0, base(problem, settings.scenario) + text)
-                for problem, text in zip(problems, texts, strict=True)]
-    return attempts, [{"completion": text, "finish": settings.solutions} for text in texts], None
+def identity(settings: Settings, found: Mapping[str, Benchmark]) -> dict:
+    """What a run must have in common with one that it goes on with."""
+    return {"model": model_folder.identity(settings.model) if settings.model else "",
+            "benchmark": {name: benchmark.sha256 for name, benchmark in found.items()},
+            **{name: getattr(settings, name) for name in DECIDE_SAMPLES}}
 
 
-def generated(settings: Settings, problems: Sequence[Problem], asked: dict[str, Segment],
-              kind: type[Language]) -> tuple[list[Attempt], list[dict], dict]:
-    """A model's programs. The model is gone from memory when this returns."""
+def take_solutions(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], folder: RunFolder) -> None:
+    """The benchmark's own solutions as if a model had written them: the prompt is stripped, so the rest is theirs."""
+    for each in wanted:
+        text = each.task.base + getattr(each.task.problem, f"{settings.solutions}_solution")
+        keep_answer(each, judges, folder, {"completion": text[len(each.task.base.rstrip()):], "finish": settings.solutions})
+
+
+def keep_answer(each: Wanted, judges: Mapping[str, Judge], folder: RunFolder, answer: dict) -> None:
+    """Keep a sample with what is made of it: a program, or a description that is handed on."""
+    judge, task = judges[each.task.language], each.task
+    made = ({"description": judge.description(task, answer["completion"])} if task.scenario == DESCRIBED
+            else {"program": judge.program(task, answer["completion"])})
+    folder.add_sample({"task_id": task.problem.task_id, "scenario": task.scenario, "language": task.language,
+                       "sample": each.sample, **answer, **made})
+
+
+def generate(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], template: Template,
+             folder: RunFolder) -> dict:
+    """Keep a model's answers; descriptions come before what is asked about them. The model is gone when this returns."""
+    missing = [each for each in wanted if each.key not in folder.samples]
+    if not missing:
+        return {}
     from megatron_ft.evaluation import generation  # imports torch and transformers, which takes seconds
 
-    wanted = [(problem, sample) for problem in problems for sample in range(settings.samples)]
-    requests = [generation.Request(problem.task_id, sample, asked[problem.task_id], problem.entry_point)
-                for problem, sample in wanted]
     model = model_folder.load(settings.model, device=settings.device, dtype=settings.dtype)
     log.get().info(f"{settings.model}: {sum(p.numel() for p in model.network.parameters()):,} parameters, "
-                   f"{model.network.dtype} on {model.device}, {len(requests)} samples wanted")
+                   f"{model.network.dtype} on {model.device}, {len(missing)} samples wanted")
     sampling = generation.Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.seed)
-    completions, figures = generation.generate(model, requests, sampling, batch_size=settings.batch_size,
-                                               is_complete=kind.is_complete)
-    attempts = [Attempt(problem, sample, kind.assemble(problem, base(problem, settings.scenario), completion.text))
-                for (problem, sample), completion in zip(wanted, completions, strict=True)]
-    named = [{"completion": done.text, **{k: v for k, v in asdict(done).items() if k != "text"}}
-             for done in completions]
-    return attempts, named, figures.as_dict()
+    figures = generation.Report()
+    for explained in (False, True):
+        asked = {(each.task.key, each.sample): with_description(each, folder) if explained else each
+                 for each in missing if (each.task.scenario == EXPLAINED) == explained}
+        requests = [generation.Request(each.task.key, each.sample, prompts.prompt(each.task, template),
+                                       completion_test(each, judges)) for each in asked.values()]
+
+        def keep(request: generation.Request, done: generation.Completion, asked: dict = asked) -> None:
+            keep_answer(asked[request.key, request.sample], judges, folder,
+                        {"completion": done.text, "tokens": done.tokens, "finish": done.finish})
+
+        if requests:
+            figures += generation.generate(model, requests, sampling, batch_size=settings.batch_size, keep=keep)
+    return figures.as_dict()
+
+
+def with_description(each: Wanted, folder: RunFolder) -> Wanted:
+    """The same sample, asked with what the model described in the sample of that number."""
+    told = folder.samples[each.task.problem.task_id, DESCRIBED, each.sample]["description"]
+    return replace(each, task=replace(each.task, description=told))
+
+
+def completion_test(each: Wanted, judges: Mapping[str, Judge]) -> object:
+    """Says of an answer whether the rest would be cut off."""
+    return lambda text: judges[each.task.language].is_complete(each.task, text)
+
+
+def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], folder: RunFolder) -> None:
+    """Keep a verdict on every program that has none."""
+    attempts = [Attempt(each.task, each.sample, folder.samples[each.key]["program"]) for each in wanted
+                if each.task.scenario != DESCRIBED and each.key not in folder.results]
+
+    def keep(attempt: Attempt, verdict: Verdict) -> None:
+        folder.add_result({"task_id": attempt.task.problem.task_id, "scenario": attempt.task.scenario,
+                           "language": attempt.task.language, "sample": attempt.sample, **asdict(verdict),
+                           "program_sha256": report.program_sha256(attempt.program)})
+
+    execute(attempts, judges, workers=settings.workers or cli.cores(), keep=keep)
+
+

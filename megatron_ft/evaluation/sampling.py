@@ -15,13 +15,13 @@ CHECK_EVERY = 8  # steps between two looks at the text; each decodes what was wr
 FEW = 256
 
 
-def row_seed(seed: int, task_id: str, sample: int) -> int:
-    """The seed of one sample of one problem: the same in every batch, on every day.
+def row_seed(seed: int, key: str, sample: int) -> int:
+    """The seed of one sample of one task: the same in every batch, on every day.
 
-    >>> row_seed(1, "Python/0", 0) == row_seed(1, "Python/0", 0) != row_seed(1, "Python/0", 1)
+    >>> row_seed(1, "Python/0/synthesize", 0) == row_seed(1, "Python/0/synthesize", 0) != row_seed(1, "Python/0/fixdocs", 0)
     True
     """
-    return int.from_bytes(hashlib.sha256(f"{seed}/{task_id}/{sample}".encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}/{sample}".encode()).digest()[:7], "big")
 
 
 def nucleus(probabilities_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

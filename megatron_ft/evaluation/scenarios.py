@@ -12,7 +12,6 @@ SCENARIOS = ("synthesize", "fixtests", "fixdocs", "explaindescribe", "explainsyn
 ABOUT = {"synthesize": "a function from its docstring", "fixtests": "the repair of a function, given its tests",
          "fixdocs": "the repair of a function, given its docstring", "explaindescribe": "a description of a function",
          "explainsynthesize": "a function from the model's own description of it"}
-MODES = ("fixed", "compat")
 DESCRIBED = "explaindescribe"
 TITLES = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "C++", "rust": "Rust"}
 LONG_LINE = 20  # characters of a solution's line that a description may not quote
@@ -89,7 +88,7 @@ def described(problem: Problem, answer: str) -> str:
     >>> from tests.evaluation.problems import make_problem
     >>> described(make_problem(docstring="x" * 50, canonical_solution="    return some_long_name * 2\\n"),
     ...           " Doubles it: return some_long_name * 2, as asked for, and so on")
-    'Doubles it: , as asked f'
+    'Doubles it: , as asked fo'
     """
     text = answer.strip()[:len(problem.docstring)].rstrip()
     for line in problem.canonical_solution.split("\n"):

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 
 from megatron_ft.errors import ConfigError
-from megatron_ft.evaluation.benchmark import SCENARIOS
+from megatron_ft.evaluation.benchmark import LANGUAGES
+from megatron_ft.evaluation.judging import MODES
 from megatron_ft.evaluation.model_folder import DEVICES, DTYPES
 from megatron_ft.evaluation.prompts import STYLES
+from megatron_ft.evaluation.scenarios import ABOUT, SCENARIOS
 
 SOLUTIONS = ("canonical", "buggy")
 
@@ -21,13 +23,17 @@ def option(text: str, default: object = MISSING, *, kind: type = str, choices: S
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One evaluation: a model (or the benchmark's own solutions) on one benchmark, scenario and language."""
+    """One evaluation: a model (or the benchmark's own solutions) on one benchmark, in scenarios and languages."""
 
-    benchmark: str = option("JSONL file with HumanEvalPack's fields")
+    benchmark: str = option("HumanEvalPack: a JSONL file of one language, a folder with python.jsonl, js.jsonl ..., or its id "
+                            "on the hub")
     output: str = option("folder to make for samples.jsonl, results.jsonl and summary.json")
-    scenario: str = option("what is asked: a function from its docstring, or the repair of one from its tests",
-                           choices=SCENARIOS)
-    language: str = option("language of the programs", default="python")
+    scenario: str = option("what is asked, separated by commas, or all: "
+                           + "; ".join(f"{name} ({about})" for name, about in ABOUT.items()))
+    language: str = option(f"languages of the programs, separated by commas, or all: {', '.join(LANGUAGES)}",
+                           default="python")
+    mode: str = option("fixed repairs the known faults of the public harness; compat has its rules and verdicts, for numbers "
+                       "that compare with papers", default="fixed", choices=tuple(MODES))
     model: str = option("Hugging Face folder or hub id", default="")
     solutions: str = option("score the benchmark's own solutions instead of a model's", default="", choices=SOLUTIONS)
     samples: int = option("samples per problem", default=1, kind=int)
@@ -41,8 +47,8 @@ class Settings:
     device: str = option("where the model computes", default="auto", choices=DEVICES)
     dtype: str = option("in what it computes; auto: bfloat16 on CUDA, float32 on the CPU", default="auto",
                         choices=DTYPES)
-    timeout_s: float = option("CPU seconds a program may use; it may take four times as long by the clock",
-                              default=10.0, kind=float)
+    timeout_s: float = option("CPU seconds a program may use, four times as many by the clock; 0 is the language's own",
+                              default=0.0, kind=float)
     workers: int = option("programs executed at a time; 0 is one per core", default=0, kind=int)
     limit: int = option("only the first so many problems; 0 is all", default=0, kind=int)
     problems: str = option("only these task ids, separated by commas", default="")
@@ -59,13 +65,41 @@ class Settings:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ConfigError(f"--temperature, --top-p: {self.temperature:g} and {self.top_p:g} cannot be sampled "
                               "with; use a temperature of 0 or more and a top-p above 0 and up to 1")
-        if self.timeout_s <= 0:
-            raise ConfigError(f"--timeout-s: {self.timeout_s:g} leaves a program no time; use more than 0")
+        if self.timeout_s < 0:
+            raise ConfigError(f"--timeout-s: {self.timeout_s:g} leaves a program no time; use more, or 0 for the usual")
+        _chosen("scenario", self.scenario, SCENARIOS)
+        _chosen("language", self.language, tuple(LANGUAGES))
         if self.samples > 1 and self.temperature == 0 and self.model:
             raise ConfigError(f"--samples: {self.samples} samples at temperature 0 would all be the same; use "
                               "--samples 1 or --temperature 0.2")
         if self.samples > 1 and self.solutions:
             raise ConfigError(f"--samples: a benchmark has one {self.solutions} solution per problem; use 1")
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Those of --scenario."""
+        return _chosen("scenario", self.scenario, SCENARIOS)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those of --language."""
+        return _chosen("language", self.language, tuple(LANGUAGES))
+
+
+def _chosen(name: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The values of a list, in their usual order; ConfigError for what is unknown.
+
+    >>> _chosen("language", "rust, python", ("python", "go", "rust"))
+    ('python', 'rust')
+    """
+    if text == "all":
+        return known
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in names if part not in known]
+    if unknown or not names:
+        raise ConfigError(f"{flag(name)}: '{', '.join(unknown) or text}' is unknown; use one or more of "
+                          f"{', '.join(known)}, or all")
+    return tuple(part for part in known if part in names)
 
 
 def flag(name: str) -> str:

@@ -132,8 +132,8 @@ def test_the_card_says_what_a_model_was_trained_on_and_how_it_did(bases, tmp_pat
                   "inputs": [{"path": "rows.jsonl", "sha256": "0123456789abcdef"}]}]}).write(trained)
     evaluation = tmp_path / "results"
     evaluation.mkdir()
-    (evaluation / "summary.json").write_text(json.dumps({"language": "python", "scenario": "synthesize", "problems": 164,
-                                                         "samples": 3280, "pass@k": {"1": 0.4622}}))
+    (evaluation / "summary.json").write_text(json.dumps({"scores": [
+        {"language": "python", "scenario": "synthesize", "problems": 164, "samples": 3280, "pass@k": {"1": 0.4622}}]}))
     back = megatron_to_hf.convert(trained, tmp_path / "back", Options(evaluations=(evaluation,)))
     card = (back / "README.md").read_text()
     front = card.split("---")[1]

@@ -6,12 +6,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from megatron_ft.errors import DataError
 from megatron_ft.evaluation import benchmark
-from megatron_ft.evaluation.languages.python import Python
-from megatron_ft.evaluation.run import check_language
 from tests.evaluation.problems import make_problem
 
 ROW = asdict(make_problem())
@@ -63,9 +62,45 @@ def test_problems_are_selected_by_name_and_number(write_benchmark) -> None:
 
 
 def test_a_file_of_another_language_is_refused(write_benchmark) -> None:
-    read = benchmark.read(write_benchmark(make_problem(task_id="Rust/0")))
+    path = write_benchmark(make_problem(task_id="Rust/0"))
     with pytest.raises(DataError, match=r"holds Rust problems \(Rust/0\), but --language is python"):
-        check_language(read, Python)
+        benchmark.find(str(path), ["python"])
+    assert benchmark.find(str(path), ["rust"])["rust"].path == path
+
+
+@pytest.mark.parametrize("layout", benchmark.LAYOUTS)
+def test_a_folder_holds_a_file_for_each_language(tmp_path: Path, layout: str) -> None:
+    for name in ("python", "go"):
+        path = tmp_path / layout.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**ROW, "task_id": f"{benchmark.LANGUAGES[name]}/7"}) + "\n")
+    found = benchmark.find(str(tmp_path), ["python", "go"])
+    assert {name: each.problems[0].task_id for name, each in found.items()} == {"python": "Python/7", "go": "Go/7"}
+    with pytest.raises(DataError, match=r"--benchmark: .* has no rust: neither .*rust.jsonl nor .*humanevalpack.jsonl"):
+        benchmark.find(str(tmp_path), ["go", "rust"])
+
+
+def test_one_file_is_of_one_language(write_benchmark) -> None:
+    with pytest.raises(DataError, match="is one file and --language asks for python, go; name the folder"):
+        benchmark.find(str(write_benchmark(make_problem())), ["python", "go"])
+
+
+def test_a_data_set_of_the_hub_is_fetched_language_by_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data/js/data").mkdir(parents=True)
+    (tmp_path / "data/js/data/humanevalpack.jsonl").write_text(json.dumps(ROW) + "\n")
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download",
+                        lambda name, **options: asked.append((name, options)) or str(tmp_path))
+    assert set(benchmark.find("bigcode/humanevalpack", ["js"])) == {"js"}
+    assert asked == [("bigcode/humanevalpack", {
+        "repo_type": "dataset", "allow_patterns": ["js.jsonl", "data/js/data/humanevalpack.jsonl"]})]
+
+    def offline(name: str, **options: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(DataError, match="no file or folder big/code, and as a data set of the hub .*no network; copy it here"):
+        benchmark.find("big/code", ["js"])
 
 
 def test_the_whole_of_humanevalpack_is_read(humanevalpack: Path) -> None:

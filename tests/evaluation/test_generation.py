@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from megatron_ft.data.templates import Segment
 from megatron_ft.errors import CheckpointError, ConfigError, EvaluationError
 from megatron_ft.evaluation import model_folder, sampling
-from megatron_ft.evaluation.generation import Completion, Request, Row, Sampling, batches, generate
+from megatron_ft.evaluation.generation import Completion, Report, Request, Row, Sampling, batches, generate
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, nucleus
 from tests.evaluation import tiny
@@ -42,8 +43,8 @@ def model(folder: Path) -> Model:
     return model_folder.load(str(folder), device="cpu", dtype="auto")
 
 
-def request_of(text: str, task_id: str = "Own/9", sample: int = 0) -> Request:
-    return Request(task_id, sample, Segment((text,), supervised=False), "double")
+def request_of(text: str, key: str = "Own/9", sample: int = 0) -> Request:
+    return Request(key, sample, Segment((text,), supervised=False), lambda text: False)
 
 
 def requests(samples: int = 1) -> list[Request]:
@@ -51,9 +52,15 @@ def requests(samples: int = 1) -> list[Request]:
             for number, text in enumerate(PROMPTS) for sample in range(samples)]
 
 
-def run(model: Model, wanted: list[Request], chosen: Sampling, size: int, is_complete=lambda text, name: False
-        ) -> list[Completion]:
-    return generate(model, wanted, chosen, batch_size=size, is_complete=is_complete)[0]
+def run(model: Model, wanted: list[Request], chosen: Sampling, size: int) -> list[Completion]:
+    return with_report(model, wanted, chosen, size)[0]
+
+
+def with_report(model: Model, wanted: list[Request], chosen: Sampling, size: int) -> tuple[list[Completion], Report]:
+    kept: dict[tuple[str, int], Completion] = {}
+    report = generate(model, wanted, chosen, batch_size=size,
+                      keep=lambda request, done: kept.update({(request.key, request.sample): done}))
+    return [kept[request.key, request.sample] for request in wanted], report
 
 
 @pytest.mark.parametrize("chosen", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -110,7 +117,7 @@ def test_a_flat_nucleus_is_as_wide_as_it_must_be(monkeypatch: pytest.MonkeyPatch
 
 def test_an_answer_ends_when_the_rest_would_be_cut(model: Model) -> None:
     whole = run(model, requests(), GREEDY, 4)
-    ended = run(model, requests(), GREEDY, 4, lambda text, name: len(text) > 5)
+    ended = run(model, [dataclasses.replace(each, is_complete=lambda text: len(text) > 5) for each in requests()], GREEDY, 4)
     for long, short in zip(whole, ended, strict=True):
         assert short.finish == "stop" or short == long
         assert long.text.startswith(short.text)
@@ -122,7 +129,7 @@ def test_a_row_without_room_gets_what_is_left_whatever_is_beside_it(model: Model
     left = tiny.POSITIONS - len(model.tokenizer(crowded.prompt.text)["input_ids"])
     assert 0 < left < GREEDY.max_new_tokens
     wanted = [*requests(), crowded]
-    completions, report = generate(model, wanted, GREEDY, batch_size=8, is_complete=lambda text, name: False)
+    completions, report = with_report(model, wanted, GREEDY, 8)
     assert report.capped == 1
     assert completions[-1].tokens <= left
     assert completions[:-1] == run(model, requests(), GREEDY, 8)
@@ -140,7 +147,7 @@ def test_batches_hold_rows_of_the_same_room_longest_first() -> None:
 
 
 def test_the_report_counts_tokens(model: Model) -> None:
-    completions, report = generate(model, requests(), GREEDY, batch_size=8, is_complete=lambda text, name: False)
+    completions, report = with_report(model, requests(), GREEDY, 8)
     assert report.as_dict()["tokens"] == sum(completion.tokens for completion in completions)
     assert report.as_dict()["tokens_per_s"] > 0
 

@@ -7,8 +7,7 @@ import pytest
 from megatron_ft.data import templates
 from megatron_ft.data.example import Example
 from megatron_ft.errors import ConfigError
-from megatron_ft.evaluation import benchmark, prompts
-from megatron_ft.evaluation.prompts import base
+from megatron_ft.evaluation import benchmark, prompts, scenarios
 from tests.evaluation.problems import TEST, make_problem
 
 INSTRUCTION = "Write a Python function `double(x)` that gives twice x."
@@ -30,8 +29,8 @@ EXPECTED = {
 }
 
 
-def prompt(problem: benchmark.Problem, scenario: str, style: str) -> str:
-    return prompts.prompt(problem, scenario, templates.get(style)).text
+def prompt(problem: benchmark.Problem, scenario: str, style: str, language: str = "python", **changed: str) -> str:
+    return prompts.prompt(scenarios.task(problem, scenario, language, **changed), templates.get(style)).text
 
 
 @pytest.mark.parametrize(("scenario", "style"), EXPECTED)
@@ -56,11 +55,11 @@ def test_an_evaluation_prompt_is_how_the_training_text_of_its_solution_begins() 
 
 
 def test_continue_refuses_to_repair() -> None:
-    with pytest.raises(ConfigError, match="--prompt-style: continue has no place for the code to repair"):
+    with pytest.raises(ConfigError, match="--prompt-style: continue has no place for the code that --scenario fixtests"):
         prompts.check("continue", "fixtests")
     prompts.check("continue", "synthesize"), prompts.check("commit", "fixtests")
 
 
 def test_an_unknown_scenario_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="--scenario: 'guess' is unknown; use one of synthesize, fixtests"):
-        base(make_problem(), "guess")
+        scenarios.task(make_problem(), "guess", "python")

@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 from megatron_ft.errors import CheckpointError, ConfigError, DataError, EvaluationError
-from megatron_ft.evaluation import execution, model_folder, settings
+from megatron_ft.evaluation import execution, model_folder, scenarios, settings
 from megatron_ft.evaluation.execution import Attempt
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.run import evaluate
@@ -40,17 +40,17 @@ def rows(path: Path) -> list[dict]:
 def test_own_solutions_are_scored(python: Python, write_benchmark, tmp_path: Path,
                                   capsys: pytest.CaptureFixture) -> None:
     benchmark = write_benchmark(*PROBLEMS)
-    assert run(benchmark, tmp_path / "right", "--solutions", "canonical")["pass@k"] == {"1": 1.0}
+    assert run(benchmark, tmp_path / "right", "--solutions", "canonical")["scores"][0]["pass@k"] == {"1": 1.0}
     assert "pass@1" in capsys.readouterr().out
-    assert run(benchmark, tmp_path / "wrong", "--solutions", "buggy")["pass@k"] == {"1": 0.0}
+    assert run(benchmark, tmp_path / "wrong", "--solutions", "buggy")["scores"][0]["pass@k"] == {"1": 0.0}
     result = json.loads((tmp_path / "wrong" / "summary.json").read_text())
-    assert (result["language"], result["scenario"], result["problems"], result["samples"]) == (
-        "python", "synthesize", 2, 2)
-    assert result["verdicts"]["failed"] == 2
+    (score,) = result["scores"]
+    assert (score["language"], score["scenario"], score["problems"], score["samples"]) == ("python", "synthesize", 2, 2)
+    assert score["verdicts"]["failed"] == 2
     assert result["settings"]["solutions"] == "buggy"
-    assert len(result["benchmark"]["sha256"]) == 64
+    assert len(result["benchmark"]["python"]["sha256"]) == 64
     assert result["versions"]["python"] == sys.version.split()[0]
-    assert result["toolchain"]["python"] == sys.version.split()[0]
+    assert result["toolchains"]["python"]["python"] == sys.version.split()[0]
 
 
 def test_a_model_is_evaluated(python: Python, write_benchmark, tmp_path: Path) -> None:
@@ -61,11 +61,13 @@ def test_a_model_is_evaluated(python: Python, write_benchmark, tmp_path: Path) -
     expected = [(task_id, sample) for task_id in ("Own/0", "Own/1") for sample in range(3)]
     for lines in (samples, results):
         assert [(row["task_id"], row["sample"]) for row in lines] == expected
-    assert set(samples[0]) == {"task_id", "sample", "completion", "tokens", "finish", "program"}
-    assert set(results[0]) == {"task_id", "sample", "status", "reason", "seconds", "output", "program_sha256"}
-    assert set(result["pass@k"]) == {"1", "3"}
+    named = {"task_id", "scenario", "language", "sample"}
+    assert set(samples[0]) == {*named, "completion", "tokens", "finish", "program"}
+    assert set(results[0]) == {*named, "status", "reason", "seconds", "output", "program_sha256"}
+    (score,) = result["scores"]
+    assert set(score["pass@k"]) == {"1", "3"}
     assert result["generation"]["samples"] == 6
-    assert sum(result["verdicts"].values()) == 6
+    assert sum(score["verdicts"].values()) == 6
 
 
 @pytest.mark.parametrize("style", ["chat", "chatml", "commit"])
@@ -78,13 +80,13 @@ def test_a_model_is_asked_in_the_style_of_its_training(python: Python, write_ben
     result = run(write_benchmark(*PROBLEMS), tmp_path / "out", "--model", str(model), "--prompt-style", style,
                  "--max-new-tokens", "4", "--device", "cpu")
     assert result["settings"]["prompt_style"] == style
-    assert result["samples"] == 2
+    assert result["scores"][0]["samples"] == 2
 
 
 @pytest.mark.parametrize(("style", "scenario", "error", "message"), [
     ("chatml", "synthesize", DataError, r"has no special token '<\|im_start\|>'; .*template 'chatml' writes <\|im_start\|>, "),
     ("chat", "synthesize", ConfigError, "model has no chat template .*; use one of octocoder"),
-    ("plain", "fixtests", ConfigError, "--prompt-style: plain has no place for the code to repair"),
+    ("plain", "fixtests", ConfigError, "--prompt-style: plain has no place for the code that"),
 ])
 def test_a_style_that_the_model_cannot_be_asked_in_is_refused_before_it_is_loaded(
         write_benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str, scenario: str, error: type,
@@ -113,18 +115,19 @@ def test_the_chat_template_of_a_hub_model_is_fetched_without_its_weights(monkeyp
 
 
 def test_a_program_that_repeats_is_run_once() -> None:
-    judged = []
+    judged, verdicts = [], {}
 
     class Counted:
-        def judge(self, problem, base, program):
-            judged.append((problem.task_id, program))
+        def judge(self, task, program):
+            judged.append((task.problem.task_id, program))
             return Verdict("passed" if program == "right" else "failed", "", 0.0, "")
 
-    attempts = [Attempt(problem, sample, program) for problem in PROBLEMS
-                for sample, program in enumerate(["right", "wrong", "right", "right"])]
-    verdicts = execution.execute(attempts, Counted(), "synthesize", workers=3)
+    attempts = [Attempt(scenarios.task(problem, scenario, "python"), sample, program) for problem in PROBLEMS
+                for scenario in ("synthesize", "fixdocs") for sample, program in enumerate(["right", "wrong", "right"])]
+    execution.execute(attempts, {"python": Counted()}, workers=3,
+                      keep=lambda attempt, verdict: verdicts.update({(attempt.task.key, attempt.sample): verdict.passed}))
     assert sorted(judged) == [(task, program) for task in ("Own/0", "Own/1") for program in ("right", "wrong")]
-    assert [verdict.passed for verdict in verdicts] == [True, False, True, True] * 2
+    assert verdicts == {(attempt.task.key, attempt.sample): attempt.program == "right" for attempt in attempts}
 
 
 def test_nothing_is_left_when_a_run_breaks(python: Python, write_benchmark, tmp_path: Path) -> None:
@@ -146,7 +149,9 @@ def test_an_output_that_exists_is_not_touched(write_benchmark, tmp_path: Path) -
     ({"model": "m", "batch_size": 0}, "--batch-size: 0 is too small"),
     ({"model": "m", "temperature": -1.0}, "--temperature, --top-p: -1 and 0.95 cannot be sampled with"),
     ({"model": "m", "top_p": 0.0}, "--temperature, --top-p: 0 and 0 cannot be sampled with"),
-    ({"model": "m", "timeout_s": 0.0}, "--timeout-s: 0 leaves a program no time"),
+    ({"model": "m", "timeout_s": -1.0}, "--timeout-s: -1 leaves a program no time"),
+    ({"model": "m", "scenario": "synthesize,guess"}, "--scenario: 'guess' is unknown; use one or more of synthesize, fixt"),
+    ({"model": "m", "language": ""}, "--language: '' is unknown; use one or more of python, js, java, go, cpp, rust, or all"),
     ({"model": "m", "samples": 5}, "--samples: 5 samples at temperature 0 would all be the same"),
     ({"solutions": "buggy", "samples": 5}, "--samples: a benchmark has one buggy solution per problem"),
 ])
@@ -176,7 +181,7 @@ def test_the_exit_code_tells_the_truth(python: Python, write_benchmark, tmp_path
     assert again.stderr.splitlines()[-1].startswith("error: ConfigError: --output: ")
     unknown = command(*arguments(benchmark, tmp_path / "more", "--solutions", "canonical", "--language", "cobol"))
     assert unknown.returncode == 2
-    assert "'cobol' cannot be executed here; use one of python" in unknown.stderr
+    assert "--language: 'cobol' is unknown; use one or more of python, js" in unknown.stderr
 
 
 def test_help_and_own_solutions_need_no_torch() -> None:
@@ -188,7 +193,7 @@ def test_help_and_own_solutions_need_no_torch() -> None:
 @pytest.mark.slow
 def test_humanevalpack_s_canonical_solutions_all_pass(python: Python, humanevalpack: Path, tmp_path: Path) -> None:
     result = run(humanevalpack, tmp_path / "out", "--solutions", "canonical")
-    assert result["verdicts"]["passed"] == result["problems"] == 164
+    assert result["scores"][0]["verdicts"]["passed"] == result["scores"][0]["problems"] == 164
 
 
 @pytest.mark.slow
@@ -196,5 +201,5 @@ def test_humanevalpack_s_buggy_solutions_all_fail(python: Python, humanevalpack:
     result = evaluate(settings.parse([
         "--benchmark", str(humanevalpack), "--output", str(tmp_path / "out"), "--scenario", "fixtests",
         "--solutions", "buggy", "--timeout-s", "3"]))
-    assert result["verdicts"]["passed"] == 0
-    assert result["problems"] == 164
+    assert result["scores"][0]["verdicts"]["passed"] == 0
+    assert result["scores"][0]["problems"] == 164

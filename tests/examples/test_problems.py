@@ -11,7 +11,7 @@ import pytest
 from examples import make_data
 from megatron_ft.data import templates
 from megatron_ft.data.example import Example
-from megatron_ft.evaluation import benchmark, prompts
+from megatron_ft.evaluation import benchmark, prompts, scenarios
 from megatron_ft.evaluation.run import evaluate
 from megatron_ft.evaluation.settings import Settings
 from tests.examples.conftest import DATA
@@ -27,10 +27,10 @@ MEMORISED = benchmark.read(DATA / FILES[0]).problems
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(("solutions", "score"), [("canonical", 1.0), ("buggy", 0.0)])
 def test_every_canonical_solution_passes_and_every_buggy_one_fails(name, solutions, score, tmp_path):
-    summary = evaluate(Settings(benchmark=str(DATA / name), output=str(tmp_path / "out"), scenario="synthesize",
-                                solutions=solutions))
-    assert summary["pass@k"]["1"] == score
-    assert summary["verdicts"]["failed"] == (0 if score else summary["problems"])  # wrong, not broken
+    (found,) = evaluate(Settings(benchmark=str(DATA / name), output=str(tmp_path / "out"), scenario="synthesize",
+                                solutions=solutions))["scores"]
+    assert found["pass@k"]["1"] == score
+    assert found["verdicts"]["failed"] == (0 if score else found["problems"])  # wrong, not broken
 
 
 def test_there_are_twelve_problems_to_learn_and_four_held_out_with_ids_of_their_own():
@@ -63,7 +63,7 @@ def test_the_example_in_a_docstring_holds(problem):
 def test_a_training_text_is_the_evaluators_prompt_and_the_answer_byte_for_byte(problem):
     row = make_data.pair(vars(problem))
     segments = templates.get("octocoder").segments(Example.pair(row["inputs"], row["outputs"]))
-    asked = prompts.prompt(problem, "synthesize", templates.get("octocoder"))
+    asked = prompts.prompt(scenarios.task(problem, "synthesize", "python"), templates.get("octocoder"))
     assert "".join(segment.text for segment in segments) == asked.text + "\n" + problem.canonical_solution
 
 

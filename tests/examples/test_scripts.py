@@ -98,7 +98,7 @@ def finished(folder: Path, after: float) -> Path:
     (folder / "stages.jsonl").write_text(json.dumps(stage) + "\n")
     for name, score in (("before", 0.0), ("after", after), ("held_out", 0.25)):
         (folder / name).mkdir()
-        (folder / name / "summary.json").write_text(json.dumps({"pass@k": {"1": score}, "problems": 4}))
+        (folder / name / "summary.json").write_text(json.dumps({"scores": [{"pass@k": {"1": score}, "problems": 4}]}))
     return folder
 
 

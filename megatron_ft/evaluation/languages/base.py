@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
+from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
 from megatron_ft.evaluation.verdict import Verdict
@@ -48,3 +49,7 @@ class Language(abc.ABC):
     @abc.abstractmethod
     def judge(self, problem: Problem, base: str, program: str) -> Verdict:
         """Run a program against the tests of its problem; EvaluationError only where no verdict is possible."""
+
+    def judge_publicly(self, source: str) -> Verdict:
+        """Run the one file that the public harness would, and take for a pass what it takes for one."""
+        raise EvaluationError(f"--mode: {self.name} cannot be judged by the public rules yet; use --mode fixed")
