@@ -1,0 +1,200 @@
+"""How a completion becomes a program in languages with braces, and when it is over.
+
+A model goes on with the answer's beginning, `base`, or writes the answer anew, in a fenced block or between chatty words.
+What is kept: the function (in java its class), and of the definitions that follow those that it uses.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from megatron_ft.evaluation import brace_java
+from megatron_ft.evaluation.brace_grammars import CPP, GO, JAVA, JS, RUST, Grammar, Token, scan
+from megatron_ft.evaluation.brace_items import Item, closing, followers, following, item_at, outline, rendered, used, words_of
+
+__all__ = ["CPP", "GO", "JAVA", "JS", "RUST", "Grammar", "assemble", "function_name", "is_complete"]
+
+FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*$", re.MULTILINE)
+GO_IMPORT = re.compile(r"((?:[\w.]+[ \t]+)?)([\"`][^\"`]+[\"`])")
+
+
+class Answer(NamedTuple):
+    """A part of a completion."""
+
+    text: str
+    anew: bool
+    """It defines the entry point by itself; else it goes on with what was begun."""
+    closed: bool
+    """A fence follows it."""
+
+
+def assemble(grammar: Grammar, base: str, completion: str, entry_point: str) -> str:
+    """The program that a completion of `base` makes.
+
+    >>> print(assemble(GO, "func F(x int) int {", "\\n\\treturn x\\n}\\n\\nThis returns x.", "F"), end="")
+    func F(x int) int {
+    	return x
+    }
+    """
+    names = list(dict.fromkeys((function_name(grammar, base, entry_point), entry_point)))
+    depth = max(_depth(list(scan(grammar, base))), grammar.depth)
+    answer = _answer(grammar, completion, names, depth)
+    if not answer.anew:
+        program = base.rstrip() + _continued(grammar, base, answer.text, depth)
+    elif grammar is JAVA:
+        tokens = list(scan(grammar, answer.text))
+        program = brace_java.written_anew(base, answer.text, _definition(grammar, answer.text, tokens, names))
+    else:
+        program = _anew(grammar, base, answer.text, names)
+    return program.rstrip() + "\n"
+
+
+def is_complete(grammar: Grammar, completion: str, entry_point: str = "") -> bool:
+    """Whether whatever a model writes next would be cut off; without an entry point any function is taken for it."""
+    if "}" not in completion:
+        return False
+    answer = _answer(grammar, completion, [entry_point], grammar.depth)
+    tokens = list(scan(grammar, answer.text))
+    if answer.anew:
+        if answer.closed:
+            return True
+        entry = _definition(grammar, answer.text, tokens, [entry_point])
+        if entry is None or not entry.closed or grammar is JAVA:
+            return False
+        return _is_over(grammar, answer.text, tokens, entry.after)
+    end = closing(tokens, grammar.depth)
+    if end is not None:
+        return answer.closed or _is_over(grammar, answer.text, tokens, end + 1)
+    method = closing(tokens, 1) if grammar is JAVA else None
+    return method is not None and (answer.closed or following(grammar, answer.text, tokens, method + 1)[1])
+
+
+def function_name(grammar: Grammar, base: str, entry_point: str) -> str:
+    """The function that `base` leaves open: some declarations give it another name than `entry_point`."""
+    head = _begun(grammar, base)
+    if head is None:
+        return entry_point
+    tail = base[head.start:]
+    header = tail.partition("{")[0] if grammar is not JAVA else _last_header(tail)
+    if entry_point in re.findall(r"[\w$]+", header):
+        return entry_point
+    return next(iter(head.names), entry_point) if grammar is not JAVA else entry_point
+
+
+def _is_over(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -> bool:
+    """Whether what follows a closed function shows that no more of it is needed."""
+    items, stopped = following(grammar, text, tokens, first)
+    kept = used(items, grammar, words_of(text, tokens[:first]), set())
+    return stopped or any(item.closed and item.names and item not in kept for item in items)
+
+
+def _answer(grammar: Grammar, completion: str, names: Sequence[str], depth: int) -> Answer:
+    """The part of a completion that is the answer."""
+    before, blocks = _fenced(completion)
+    tokens = list(scan(grammar, before))
+    end = closing(tokens, depth - 1 if grammar is JAVA else depth)
+    entry = _definition(grammar, before, tokens, names)
+    if end is not None and (entry is None or tokens[end].start < entry.start):
+        return Answer(before, False, bool(blocks))
+    if entry is not None:
+        return Answer(before, True, bool(blocks))
+    for text, closed in blocks:
+        if _definition(grammar, text, list(scan(grammar, text)), names) is not None:
+            return Answer(text, True, closed)
+    for text, closed in blocks[:1]:
+        if closing(list(scan(grammar, text)), depth - 1 if grammar is JAVA else depth) is not None:
+            return Answer("\n" + text, False, closed)
+    return Answer(before, False, bool(blocks))
+
+
+def _fenced(completion: str) -> tuple[str, list[tuple[str, bool]]]:
+    """What stands before the first fence, and the fenced blocks, each with whether its fence is closed."""
+    fences = list(FENCE.finditer(completion))
+    if not fences:
+        return completion, []
+    blocks, at = [], 0
+    while at < len(fences):
+        mark = fences[at][1]
+        after = range(at + 1, len(fences))
+        end = next((i for i in after if fences[i][0].strip() == fences[i][1] and fences[i][1].startswith(mark)), None)
+        stop = fences[end].start() if end is not None else len(completion)
+        blocks.append((textwrap.dedent(completion[fences[at].end() + 1:stop]), end is not None))
+        at = len(fences) if end is None else end + 1
+    return completion[:fences[0].start()], blocks
+
+
+def _definition(grammar: Grammar, text: str, tokens: Sequence[Token], names: Sequence[str]) -> Item | None:
+    """The first definition of one of the names at the margin (java: anywhere); of any function if the name is empty."""
+    for first, token in enumerate(tokens):
+        at_margin = token.start == 0 or text[token.start - 1] == "\n" or grammar is JAVA
+        if not token.fresh or not at_margin or not any(name in text[token.start:] for name in names):
+            continue
+        item = item_at(grammar, text, tokens, first)
+        if item is not None and ("" in names or not item.names.isdisjoint(names)) and _has_body(item):
+            return item
+    return None
+
+
+def _has_body(item: Item) -> bool:
+    return "{" in item.text or "=>" in item.text
+
+
+def _continued(grammar: Grammar, base: str, text: str, depth: int) -> str:
+    """What is kept of a completion that goes on with base."""
+    tokens = list(scan(grammar, text))
+    if grammar is JAVA:
+        return brace_java.continued(base, text, tokens, depth)
+    end = closing(tokens, depth)
+    if end is None:
+        return text
+    kept = text[:tokens[end].end]
+    if grammar in (JS, CPP) and re.match(r"[ \t]*;", text[tokens[end].end:]):
+        kept += ";"
+    return kept + "".join(f"\n\n{part}" for part in followers(grammar, base, text, tokens, end + 1))
+
+
+def _begun(grammar: Grammar, base: str) -> Item | None:
+    """The definition that base leaves open."""
+    items = list(outline(grammar, base, list(scan(grammar, base))))
+    return items[-1] if items and not items[-1].closed else None
+
+
+def _depth(tokens: Sequence[Token]) -> int:
+    return sum({"{": 1, "}": -1}.get(token.text, 0) for token in tokens)
+
+
+def _last_header(text: str) -> str:
+    return text.rstrip().removesuffix("{").rpartition("}")[2].rpartition(";")[2].rpartition("{")[2]
+
+
+def _anew(grammar: Grammar, base: str, text: str, names: Sequence[str]) -> str:
+    """An answer that stands by itself, behind those imports and helpers of base that it lacks."""
+    tokens = list(scan(grammar, text))
+    entry = _definition(grammar, text, tokens, names)
+    before = [item for item in outline(grammar, text, tokens, margin=True) if item.end <= entry.start]
+    before = [item for item in before if not item.names & grammar.never_kept]
+    words = words_of(text, tokens[:entry.after])
+    defined = {name for item in (*before, entry) for name in item.names}
+    after = used(following(grammar, text, tokens, entry.after)[0], grammar, words, defined)
+    answer = [*before, entry, *after]
+    begun = _begun(grammar, base)
+    head = [item for item in outline(grammar, base, list(scan(grammar, base))) if begun is None or item.end <= begun.start]
+    own = {name for item in answer if not item.owner for name in item.names}
+    head = [item for item in head if item.paths or not item.names & own]
+    parts = [part for item in head if (part := rendered(item, own))]
+    parts += [re.sub(r"\Aexport\s+(default\s+)?", "", item.text) for item in answer]
+    return "\n\n".join(_go_imports(parts) if grammar is GO else parts)
+
+
+def _go_imports(parts: list[str]) -> list[str]:
+    """Go's parts with each package imported once, before all else, and only if it is used."""
+    code = [part for part in parts if not re.match(r"import\b|package\b", part)]
+    found = [match for part in parts if re.match(r"import\b", part)
+             for match in GO_IMPORT.findall(part.removeprefix("import"))]
+    lines = {f"{name.strip()} {path}".strip(): name.strip() or path.strip("\"`").split("/")[-1] for name, path in found}
+    words = {token.text for part in code for token in scan(GO, part) if token.kind == "word"}
+    kept = [line for line, name in lines.items() if name in words or name in "._"]
+    return [*(["import (\n" + "".join(f"    {line}\n" for line in kept) + ")"] if kept else []), *code]
