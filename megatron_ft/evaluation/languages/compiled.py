@@ -71,11 +71,19 @@ class Compiled(Language):
         built = self._build("program", self.program_source(problem, program))
         if built.status:
             return Verdict(built.status, built.reason, built.seconds, built.output)
-        with tempfile.NamedTemporaryFile(dir=self._folder.name) as file:
-            artifact = self._store(Path(file.name), built.data)
-            verdict = case.judge(self.sandbox, problem.task_id, Side(self.run_box(artifact), self.argv("program")),
-                                 lambda token: Side(self.run_box(tests), self.argv("tests"), token.encode()))
+        artifact = self._store(built.data)
+        try:
+            verdict = case.judge(self.sandbox, problem.task_id, self._side("program", artifact),
+                                 lambda token: self._side("tests", tests, token.encode()))
+        finally:
+            artifact.unlink()
         return Verdict(verdict.status, verdict.reason, round(built.seconds + verdict.seconds, 3), verdict.output)
+
+    def _side(self, half: str, artifact: Path, stdin: bytes = b"") -> Side:
+        argv = self.argv(half)
+        if self.sandbox.tool == "none":  # nothing is shown under another name there
+            argv = [word.replace(ARTIFACT, str(artifact)) for word in argv]
+        return Side(self.run_box(artifact), argv, stdin)
 
     def _tests_of(self, problem: Problem) -> Path:
         """The built tests of a problem; threads that ask for the same tests wait for the one that builds them."""
@@ -94,14 +102,15 @@ class Compiled(Language):
         if built.status:
             raise EvaluationError(f"{problem.task_id}: its tests do not compile ({built.status}: {built.reason}); "
                                   f"the compiler said: {built.output}")
-        handle, name = tempfile.mkstemp(dir=self._folder.name)
-        open(handle, "wb").close()
-        return self._store(Path(name), built.data)
+        return self._store(built.data)
 
     def _build(self, half: str, source: str) -> Built:
         return build(self.sandbox, self.build_box(), self.build_script(half), source.encode("utf-8", "surrogatepass"))
 
-    def _store(self, path: Path, data: bytes) -> Path:
-        path.write_bytes(data)
-        path.chmod(0o555)
-        return path
+    def _store(self, data: bytes) -> Path:
+        """A new file, closed: what is open for writing cannot be executed."""
+        handle, name = tempfile.mkstemp(dir=self._folder.name)
+        with open(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o555)
+        return Path(name)

@@ -1,0 +1,220 @@
+"""C++: how a completion becomes a program, how it is compiled, and how it is judged.
+
+The sources of both halves are in `cpp_inside`. What they have in common, and the headers that the public harness puts before
+a program, is precompiled once; a program then takes a quarter of a second of cpu time.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.build import build
+from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.sandbox import Box, Limits
+from megatron_ft.evaluation.toolchain_cache import cached_folder
+
+INSIDE = "/box/cpp"
+SOURCES = Path(__file__).parent / "cpp_inside"
+COMPILE = "g++ -std=c++11 -O0 -w -fmax-errors=5 -fdiagnostics-color=never"
+LIBRARIES = "-Wl,--as-needed -lssl -lcrypto"
+HEADER_BYTES = 512 * 2**20  # a precompiled header takes 45 MB with g++ 12
+PACKAGES = {"g++": "g++", "boost/": "libboost-dev", "openssl/": "libssl-dev", "-lssl": "libssl-dev", "-lcrypto": "libssl-dev"}
+FORWARDER = "megatron_ft_entry"
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+SELF_CHECK = Problem(
+    "self-check", "#include <openssl/md5.h>\nint f(vector<int> x){\n", "int f(vector<int> x){\n", "", "", "", "", "f",
+    "int f(vector<int> x)", "", "", "#include <assert.h>\nint main(){\n    assert (f({1, 2}) == 16);\n}\n", "")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a declared function."""
+
+    type: str
+    name: str
+
+    @property
+    def lent(self) -> bool:
+        """Whether a call can change what the caller passed."""
+        return "&" in self.type and not re.search(r"\bconst\b", self.type)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A declared function."""
+
+    result: str
+    name: str
+    parameters: tuple[Parameter, ...]
+
+
+class Cpp(Compiled):
+    """C++11, by g++."""
+
+    name = "cpp"
+    title = "C++"
+    task_prefix = "CPP"
+    tools: ClassVar = {"g++": "g++ libboost-dev libssl-dev"}
+    build_limits = Limits(cpu_s=20, wall_s=120, memory_bytes=2 * 2**30, processes=64)
+
+    def check(self) -> dict[str, str]:
+        """Judge a right and a wrong program; the version of the compiler."""
+        right = SELF_CHECK.prompt + "    return x.size() * 8 * (MD5_DIGEST_LENGTH == 16 && MD5(0, 0, 0));\n}\n"
+        wrong = SELF_CHECK.prompt + "    return x[0];\n}\n"
+        for program, expected in ((right, "passed"), (wrong, "failed")):
+            verdict = self.judge(SELF_CHECK, SELF_CHECK.prompt, program)
+            if verdict.status != expected:
+                raise EvaluationError(f"C++ programs cannot be judged here: one that must give '{expected}' gave "
+                                      f"'{verdict.status}' ({verdict.reason}); {_missing(verdict.output)}")
+        return {"g++": _version()}
+
+    def program_source(self, problem: Problem, program: str) -> str:
+        """The program, whose own main is renamed, and what answers calls of the entry point."""
+        signature = read_signature(problem)
+        types = "".join(f", {parameter.type}" for parameter in signature.parameters)
+        return ("#define main megatron_ft_program_main\n"
+                f'#line 1 "program.cpp"\n{program}\n#line 1 "serve"\nMEGATRON_FT_SERVE({signature.name}{types})\n')
+
+    def tests_source(self, problem: Problem) -> str:
+        """The problem's own helpers, a function that calls the program's, and the tests, which call that one.
+
+        It has a name of its own: CPP/23's tests would else call <cstring>'s strlen, which fits their literals better.
+        """
+        signature = read_signature(problem)
+        return (f'#line 1 "prompt"\n{_before_entry(problem.prompt, signature)}\n'
+                f'#line 1 "forwarder"\n{_forwarder(signature)}\n#define {signature.name} {FORWARDER}\n'
+                f'#line 1 "tests"\n{problem.test}\n')
+
+    def build_box(self) -> Box:
+        """The precompiled header and our objects, beside the system's folders."""
+        return Box({str(self._inside): self._place}, limits=self.build_limits)
+
+    def build_script(self, half: str) -> str:
+        """Compiles and links one half."""
+        return (f"{COMPILE} -include {self._place}/all.hpp -x c++ -c -o /tmp/half.o - && "
+                f"g++ -o /tmp/half {self._place}/{half}.o /tmp/half.o {LIBRARIES} && cat /tmp/half")
+
+    def run_box(self, artifact: Path) -> Box:
+        """The artifact, and what starts it."""
+        return Box({str(artifact): ARTIFACT, str(self._inside / "start"): f"{self._place}/start"}, limits=self.limits)
+
+    def argv(self, half: str) -> Sequence[str]:
+        """Tests say themselves that their box stands; for a program another says it."""
+        return [f"{self._place}/start", ARTIFACT] if half == "program" else [ARTIFACT]
+
+    @property
+    def _place(self) -> str:
+        return INSIDE if self.sandbox.tool != "none" else str(self._inside)
+
+    @cached_property
+    def _inside(self) -> Path:
+        """Our sources, and what is built of them once."""
+        texts = [path.read_text() for path in _sources()]
+        return cached_folder("cpp", [_version(), COMPILE, *map(str, _sources()), *texts], self._make)
+
+    def _make(self, folder: Path) -> None:
+        made = {
+            "all.hpp.gch": "{compile} -x c++-header {place}/all.hpp",
+            "program.o": "{compile} -O1 -r -nostdlib {place}/wire.cpp {place}/program.cpp",
+            "tests.o": "{compile} -O1 -r -nostdlib {place}/wire.cpp {place}/tests.cpp",
+            "start": "gcc -O1 -w {place}/start.c",
+        }
+        for path in _sources():
+            shutil.copy(path, folder / path.name)
+        place = INSIDE if self.sandbox.tool != "none" else str(folder)
+        box = Box({str(SOURCES): place}, limits=replace(self.build_limits, file_bytes=HEADER_BYTES))
+        for name, command in made.items():
+            script = command.format(compile=COMPILE, place=place)
+            built = build(self.sandbox, box, f"{script} -o /tmp/made && cat /tmp/made", b"")
+            if built.status:
+                raise EvaluationError(f"C++: {name} cannot be built ({built.status}: {built.reason}); {_missing(built.output)}")
+            (folder / name).write_bytes(built.data)
+        for path in folder.iterdir():
+            path.chmod(0o555)
+
+
+def read_signature(problem: Problem) -> Signature:
+    """The declared function; EvaluationError where the problem's `signature` is none.
+
+    >>> from dataclasses import replace
+    >>> read_signature(replace(SELF_CHECK, signature="map<char,int> f(const string &s, vector<int>& v)"))
+    Signature(result='map<char,int>', name='f', parameters=(Parameter(type='const string &', name='s'), \
+Parameter(type='vector<int>&', name='v')))
+    """
+    found = re.fullmatch(r"(?s)\s*(.+?[\s>&*])(\w+)\s*\((.*)\)\s*", COMMENT.sub(" ", problem.signature))
+    if found is None:
+        raise EvaluationError(f"{problem.task_id}: its signature '{problem.signature}' is no C++ function's; a result, a name "
+                              "and parameters are expected, such as 'bool below_zero(vector<int> operations)'")
+    parameters = [_parameter(problem, text) for text in _split(found[3]) if text.strip() not in ("", "void")]
+    return Signature(found[1].strip(), found[2], tuple(parameters))
+
+
+def _parameter(problem: Problem, text: str) -> Parameter:
+    found = re.fullmatch(r"(?s)\s*(.+?)(\w+)\s*(?:=.*)?", text)
+    if found is None:
+        raise EvaluationError(f"{problem.task_id}: the parameter '{text.strip()}' of its signature has no name; calls are "
+                              "written with the names of the parameters")
+    return Parameter(found[1].strip(), found[2])
+
+
+def _split(parameters: str) -> list[str]:
+    """The parts between those commas that are in no bracket.
+
+    >>> _split("map<string,string> a, int b")
+    ['map<string,string> a', ' int b']
+    """
+    parts, depth = [""], 0
+    for character in parameters:
+        depth += (character in "<([{") - (character in ">)]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _before_entry(prompt: str, signature: Signature) -> str:
+    """The includes and helpers that stand before the entry point in the problem's own text, without comments."""
+    # Comments hold examples of calls, so they are blanked out first; strings of helpers may hold "//", which stays.
+    text = COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), prompt)
+    result = r"\s*".join(map(re.escape, signature.result.split()))
+    found = list(re.finditer(rf"{result}\s*{signature.name}\s*\(", text))
+    return text[: found[-1].start()] if found else ""
+
+
+def _forwarder(signature: Signature) -> str:
+    """The function that the tests call: it has the declared parameters and asks the program for the result."""
+    declared = ", ".join(f"{parameter.type} {parameter.name}" for parameter in signature.parameters)
+    passed = [f"    call.{'lend' if parameter.lent else 'pass'}({parameter.name});" for parameter in signature.parameters]
+    back = [f"    call.take_back({parameter.name});" for parameter in signature.parameters if parameter.lent]
+    keep, give = ("", "") if signature.result == "void" else (f"{signature.result} megatron_ft_result = ",
+                                                             "    return megatron_ft_result;")
+    return "\n".join([f"{signature.result} {FORWARDER}({declared}) {{", "    megatron_ft::Call call;", *passed,
+                      "    call.run();", f"    {keep}call.result<{signature.result}>();", *back, give, "}"])
+
+
+def _sources() -> list[Path]:
+    return sorted(path for path in SOURCES.iterdir() if path.suffix in (".hpp", ".cpp", ".c"))
+
+
+def _version() -> str:
+    """The compiler's; EvaluationError where there is none."""
+    if shutil.which("g++") is None:
+        raise EvaluationError("C++ programs are compiled by g++, and there is none on PATH; install the Debian packages "
+                              "g++ libboost-dev libssl-dev")
+    return subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _missing(output: str) -> str:
+    """What to install for what a compiler did not find, else what it said."""
+    found = [package for text, package in PACKAGES.items() if re.search(rf"{text}.*No such file|cannot find {text}", output)]
+    return f"install the Debian package {found[0]}" if found else f"the output: {output.strip()}"
