@@ -1,0 +1,166 @@
+"""Go: compiled and linked without the `go` command, against archives that are made once.
+
+`go build` spends most of its time on finding out that nothing but the program is new. So the standard library, testify
+and our side of the wire lie as archives in the cache, and a program costs one run of the compiler and one of the linker.
+What both halves of a case are made of is in `go_inside`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import braces
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.sandbox import Box, Limits
+from megatron_ft.evaluation.toolchain_cache import cached_folder
+
+INSIDE = "/box/go"
+SOURCES = Path(__file__).parent / "go_inside"
+DEBIAN_PACKAGES = "/usr/share/gocode"
+TESTIFY = "github.com/stretchr/testify"
+OLDEST = (1, 19)
+# Unlimited by the machine's cores, so that a program finds the same number of threads everywhere.
+ENVIRONMENT = {"GOMAXPROCS": "2"}
+SELF_CHECK = Problem(
+    "self-check", "func F(x []int) []int {", "func F(x []int) []int {", "", "", "", "", "F", "", "", "",
+    "func TestF(t *testing.T) {\n    assert.Equal(t, []int{4}, F([]int{2}))\n}\n", "",
+    test_setup=f'package main\n\nimport (\n    "testing"\n    "{TESTIFY}/assert"\n)\n')
+
+
+class Go(Compiled):
+    """Go, by the toolchain on PATH."""
+
+    name = "go"
+    title = "Go"
+    task_prefix = "Go"
+    tools: ClassVar = {"go": "golang-go and golang-github-stretchr-testify-dev"}
+    build_limits: ClassVar = Limits(cpu_s=30, wall_s=120, memory_bytes=4 * 2**30, processes=64)
+
+    @staticmethod
+    def assemble(problem: Problem, base: str, completion: str) -> str:
+        """The program of a completion; see `braces`."""
+        return braces.assemble(braces.GO, base, completion, problem.entry_point)
+
+    @staticmethod
+    def is_complete(completion: str, entry_point: str) -> bool:
+        """Whether the function has ended; see `braces`."""
+        return braces.is_complete(braces.GO, completion, entry_point)
+
+    def check(self) -> dict[str, str]:
+        """Judge a right and a wrong program; the toolchain's version."""
+        for program, expected in (("append(x[:0], x[0]*2)", "passed"), ("x", "failed")):
+            verdict = self.judge(SELF_CHECK, "", f"func F(x []int) []int {{\n\treturn {program}\n}}\n")
+            if verdict.status != expected:
+                raise EvaluationError(f"go programs cannot be judged here: one that must give '{expected}' gave "
+                                      f"'{verdict.status}' ({verdict.reason}); its output: {verdict.output.strip()}")
+        return {"go": self._settings["GOVERSION"].removeprefix("go")}
+
+    def program_source(self, problem: Problem, program: str) -> str:
+        """What `prepare` makes the program's file of."""
+        return json.dumps({"Entry": problem.entry_point, "Prompt": problem.prompt, "Program": program})
+
+    def tests_source(self, problem: Problem) -> str:
+        """What `prepare` makes the tests' file of."""
+        return json.dumps({"Entry": problem.entry_point, "Prompt": problem.prompt, "Setup": problem.test_setup,
+                           "Tests": problem.test})
+
+    def build_box(self) -> Box:
+        """The compiler, the linker and all archives; no source but what comes in on stdin."""
+        return Box({str(self._toolchain): INSIDE}, {**ENVIRONMENT, "GOGC": "off"}, self.build_limits)
+
+    def build_script(self, half: str) -> str:
+        """Prepare, compile, link; the paths in the tables of archives are relative to the toolchain's folder."""
+        toolchain = self._toolchain if self.sandbox.tool == "none" else INSIDE
+        return (f"made=$(mktemp -d) && trap 'rm -r $made' EXIT && cd {shlex.quote(str(toolchain))} && "
+                f"./prepare {half}.compile >$made/main.go && "
+                f"./compile -p main -complete -c=2 -dwarf=false -trimpath $made -importcfg {half}.compile "
+                "-o $made/main.a $made/main.go >&2 && "
+                f"./link -s -w -buildmode=exe -importcfg {half}.link -o $made/main $made/main.a >&2 && cat $made/main")
+
+    def run_box(self, artifact: Path) -> Box:
+        """The artifact alone."""
+        return Box({str(artifact): ARTIFACT}, ENVIRONMENT, self.limits)
+
+    def argv(self, half: str) -> Sequence[str]:
+        """The artifact is the program."""
+        return [ARTIFACT]
+
+    @cached_property
+    def _settings(self) -> dict[str, str]:
+        """The toolchain's own account of itself; EvaluationError where there is none that serves."""
+        if shutil.which("go") is None:
+            raise EvaluationError(f"go programs need the command 'go', which is not on PATH: install {self.tools['go']}")
+        names = ("GOVERSION", "GOTOOLDIR", "GOARCH")
+        settings = json.loads(_go(["env", "-json", *names], _environment({})))
+        version = tuple(int(part) for part in settings["GOVERSION"].removeprefix("go").split(".")[:2])
+        if version < OLDEST:
+            raise EvaluationError(f"go programs need Go {'.'.join(map(str, OLDEST))} or newer; "
+                                  f"{shutil.which('go')} is {settings['GOVERSION']}")
+        return settings
+
+    @cached_property
+    def _toolchain(self) -> Path:
+        """Compiler, linker, `prepare`, archives, and tables of the archives for each half and each tool."""
+        settings = self._settings
+        sources = [f"{path.relative_to(SOURCES)}\n{path.read_text()}" for path in sorted(SOURCES.rglob("*.go"))]
+        return cached_folder("go", [*settings.values(), Path(__file__).read_text(), *sources], self._make_toolchain)
+
+    def _make_toolchain(self, folder: Path) -> None:
+        work = folder / "work"
+        shutil.copytree(SOURCES, work / "src" / "megatron_ft")
+        environment = _environment({"GOPATH": os.pathsep.join([str(work), *_package_folders()]),
+                                    "GOCACHE": str(work / "cache")})
+        archives = _archives(environment)
+        (folder / "archives").mkdir()
+        for number, (package, archive) in enumerate(archives.items()):
+            archives[package] = f"archives/{number}.a"
+            shutil.copyfile(archive, folder / archives[package])
+        standard = {package: archive for package, archive in archives.items() if "." not in package.partition("/")[0]}
+        _write_tables(folder, "program", standard, "")
+        _write_tables(folder, "tests", archives, "importmap testing=megatron_ft/testing\n")
+        _go(["build", "-ldflags=-s -w", "-o", str(folder / "prepare"), "megatron_ft/prepare"], environment)
+        for tool in ("compile", "link"):
+            shutil.copy(Path(self._settings["GOTOOLDIR"]) / tool, folder / tool)
+        shutil.rmtree(work)
+
+
+def _write_tables(folder: Path, half: str, archives: Mapping[str, str], maps: str) -> None:
+    table = "".join(f"packagefile {package}={archive}\n" for package, archive in archives.items())
+    (folder / f"{half}.link").write_text(table)
+    (folder / f"{half}.compile").write_text(table + maps)
+
+
+def _archives(environment: Mapping[str, str]) -> dict[str, str]:
+    """Package -> its archive, of the standard library, testify, our packages and all that they need."""
+    wanted = ["std", f"{TESTIFY}/assert", f"{TESTIFY}/require", "megatron_ft/ask", "megatron_ft/answer"]
+    listed = _go(["list", "-export", "-deps", "-f", "{{.ImportPath}}={{.Export}}", *wanted], environment)
+    lines = (line.partition("=") for line in listed.splitlines())
+    return {package: archive for package, _, archive in lines if archive}
+
+
+def _package_folders() -> list[str]:
+    return [DEBIAN_PACKAGES, *filter(None, os.environ.get("GOPATH", "").split(os.pathsep))]
+
+
+def _environment(changed: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without what changes how Go builds; cgo would need a C compiler for each program."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO_"))}
+    return {**kept, "GO111MODULE": "off", "GOENV": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", **changed}
+
+
+def _go(arguments: list[str], environment: Mapping[str, str]) -> str:
+    done = subprocess.run(["go", *arguments], env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        missing = " (install Debian's golang-github-stretchr-testify-dev)" if TESTIFY in done.stderr else ""
+        raise EvaluationError(f"go {arguments[0]} failed with {done.returncode}: {done.stderr.strip()[-1500:]}{missing}")
+    return done.stdout
