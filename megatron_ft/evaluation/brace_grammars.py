@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 FLAGS = re.DOTALL | re.MULTILINE
 TEMPLATE_LEVELS = 20  # how deep JavaScript's template literals may lie in each other before they are read as one
-BEFORE_REGEX = frozenset(["return", "typeof", "case", "in", "of", "do", "else", "void", "delete", "throw", "new", "instanceof", "await", "yield"])
+BEFORE_REGEX = frozenset(["return", "typeof", "case", "in", "of", "do", "else", "void", "delete", "throw", "new", "instanceof",
+                          "await", "yield"])
 
 LINE_COMMENT = r"//[^\n]*"
 BLOCK_COMMENT = r"/\*.*?(?:\*/|\Z)"
@@ -114,7 +115,8 @@ def _either(*texts: str) -> str:
     return "(?:" + "|".join(texts) + ")"
 
 
-_NO_TYPE = r"(?!(?:return|else|case|goto|new|delete|throw|using|typedef|if|while|for|switch|do|try|namespace|import|package|and)\b)"
+_NO_TYPE = (r"(?!(?:return|else|case|goto|new|delete|throw|using|typedef|if|while|for|switch|do|try|namespace|import|package"
+            r"|and)\b)")
 _CPP_TEMPLATE = r"(?:template\s*<[^;{}()]*>\s*)?"
 _CPP_TYPE = (_NO_TYPE + r"(?:(?:const|constexpr|static|inline|unsigned|signed|long|short|struct|enum|class|extern|volatile"
              r"|friend|virtual|typename)\s+)*[\w:]+(?:\s*<[^;{}=]*>)?(?:::\w+)*"
@@ -197,7 +199,8 @@ RUST = Grammar(
         _RUST_BEFORE + r"(?:const|static(?:\s+mut)?|type)\s+(?P<name>\w+)\s*(?=[:=<])",
         _RUST_BEFORE + r"use\s+(?P<used>[\w:{}*,\s]+);",
         r"extern\s+crate\s+\w+"),
-    keywords=frozenset(["#", "pub", "fn", "async", "unsafe", "const", "extern", "struct", "enum", "union", "trait", "mod", "impl", "macro_rules", "static", "type", "use"]),
+    keywords=frozenset(["#", "pub", "fn", "async", "unsafe", "const", "extern", "struct", "enum", "union", "trait", "mod", "impl",
+                        "macro_rules", "static", "type", "use"]),
 )
 
 _JS_BEFORE = r"(?:export\s+(?:default\s+)?)?"

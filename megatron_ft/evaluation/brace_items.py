@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron_ft.evaluation.brace_grammars import Grammar, Token, scan
+from megatron_ft.evaluation.brace_grammars import GO, Grammar, Token, scan
 
 WORD = re.compile(r"[^\W\d][\w$]*|\$[\w$]*")
 DEFINED = re.compile(r"#\s*define\s+(\w+)")
 DEPTH = {"open": 1, "close": -1}
-GOES_ON = frozenset("word number text close".split())  # a line may end with these
-JOINS = (".", "?", ":", "+", "-", "*", "/", "%", "=", "&", "|", "<", ">", ",", "(", "[")
+ENDS_LINE = frozenset(["word", "number", "text", "close"])  # the last token of a line that may end a statement
+JOINS = (".", "?", ":", "+", "=", "&", "|", ",")  # the first token of a line that goes on with a statement (JavaScript)
+HALF_DIRECTIVE = re.compile(r"#[ \t]*[a-z]*")
 SENTENCE = re.compile(r"[^\w\s\"'({\[]*\w+[^\S\n]+\w+[^\S\n]+\w+[^\S\n]+\w+|[^\n]*[.:!?](?:\s|\Z)")
 
 
@@ -66,7 +67,7 @@ def is_undecided(grammar: Grammar, text: str, tokens: Sequence[Token], first: in
         return known and (half_written or "\n" not in rest.rstrip(" \t"))
     if any(token.text in "{;" for token in tokens[first:]) or "\n\n" in rest or SENTENCE.match(rest):
         return False
-    return tokens[first].kind == "word" or tokens[first].text in "@#~"
+    return tokens[first].kind == "word" or tokens[first].text == "@" or HALF_DIRECTIVE.fullmatch(rest) is not None
 
 
 def following(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -> tuple[list[Item], bool]:
@@ -127,7 +128,7 @@ def used(items: Sequence[Item], grammar: Grammar, words: set[str], defined: set[
                 found = True
                 if not grammar.overloads:
                     defined |= item.names
-    neutral = {number for number, item in waiting.items() if not item.names and not item.owner and not grammar.imports_first}
+    neutral = {number for number, item in waiting.items() if not (item.names or item.owner or grammar.imports_first)}
     last = max(kept, default=-1)
     return [item for number, item in enumerate(items) if number in kept or number in neutral and number < last]
 
@@ -206,7 +207,7 @@ def _end(grammar: Grammar, tokens: Sequence[Token], first: int, by_block: bool) 
     depth = 0
     for index in range(first, len(tokens)):
         token = tokens[index]
-        if grammar.newline_ends and not by_block and depth == 0 and index > first and _is_over(tokens[index - 1], token):
+        if grammar.newline_ends and not by_block and depth == 0 and index > first and _is_over(grammar, tokens[index - 1], token):
             return index, True
         depth += DEPTH.get(token.kind, 0)
         if depth < 0:  # the end of what is around it
@@ -216,6 +217,6 @@ def _end(grammar: Grammar, tokens: Sequence[Token], first: int, by_block: bool) 
     return len(tokens), False
 
 
-def _is_over(last: Token, token: Token) -> bool:
+def _is_over(grammar: Grammar, last: Token, token: Token) -> bool:
     """Whether a line's end between two tokens ends a statement, in languages where it may."""
-    return token.fresh and last.kind in GOES_ON and not token.text.startswith(JOINS)
+    return token.fresh and last.kind in ENDS_LINE and (grammar is GO or token.text not in JOINS)

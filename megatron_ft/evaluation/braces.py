@@ -34,10 +34,8 @@ class Answer(NamedTuple):
 def assemble(grammar: Grammar, base: str, completion: str, entry_point: str) -> str:
     """The program that a completion of `base` makes.
 
-    >>> print(assemble(GO, "func F(x int) int {", "\\n\\treturn x\\n}\\n\\nThis returns x.", "F"), end="")
-    func F(x int) int {
-    	return x
-    }
+    >>> assemble(GO, "func F(x int) int {", "\\n    return x\\n}\\n\\nThis returns x.", "F")
+    'func F(x int) int {\\n    return x\\n}\\n'
     """
     names = list(dict.fromkeys((function_name(grammar, base, entry_point), entry_point)))
     depth = max(_depth(list(scan(grammar, base))), grammar.depth)
