@@ -29,7 +29,7 @@ SOURCES = Path(__file__).parent / "go_inside"
 DEBIAN_PACKAGES = "/usr/share/gocode"
 TESTIFY = "github.com/stretchr/testify"
 OLDEST = (1, 19)
-# Unlimited by the machine's cores, so that a program finds the same number of threads everywhere.
+# The same on every machine: with many cores the threads of its runtime alone would be more than a box may have.
 ENVIRONMENT = {"GOMAXPROCS": "2"}
 SELF_CHECK = Problem(
     "self-check", "func F(x []int) []int {", "func F(x []int) []int {", "", "", "", "", "F", "", "", "",
@@ -125,8 +125,10 @@ class Go(Compiled):
         for number, (package, archive) in enumerate(archives.items()):
             archives[package] = f"archives/{number}.a"
             shutil.copyfile(archive, folder / archives[package])
-        standard = {package: archive for package, archive in archives.items() if "." not in package.partition("/")[0]}
-        _write_tables(folder, "program", standard, "")
+        hidden = ("megatron_ft/ask", "megatron_ft/testing")
+        program = {package: archive for package, archive in archives.items()
+                   if "." not in package.partition("/")[0] and package not in hidden}
+        _write_tables(folder, "program", program, "")
         _write_tables(folder, "tests", archives, "importmap testing=megatron_ft/testing\n")
         _go(["build", "-ldflags=-s -w", "-o", str(folder / "prepare"), "megatron_ft/prepare"], environment)
         for tool in ("compile", "link"):

@@ -24,7 +24,7 @@ type signature struct {
 }
 
 func parse(text, name string) (*parsed, error) {
-	clause := "package main;\n//line " + name + ":1\n"
+	clause := "package main;\n//line " + name + ":1:1\n"
 	tree, err := parser.ParseFile(token.NewFileSet(), name, clause+text, parser.ParseComments)
 	if err != nil {
 		return nil, err

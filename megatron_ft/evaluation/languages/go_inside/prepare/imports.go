@@ -20,8 +20,8 @@ type source struct {
 // spec is one import: its name, "" where none is given, and its path.
 type spec struct{ name, path string }
 
-// ours are the imports of what this command adds.
-var ours = []spec{{"megatronFtAsk", "megatron_ft/ask"}, {"megatronFtAnswer", "megatron_ft/answer"}}
+// added are the imports of what this command adds.
+var added = []spec{{"megatronFtAsk", "megatron_ft/ask"}, {"megatronFtAnswer", "megatron_ft/answer"}}
 
 // preferred are the packages meant by names that several have.
 var preferred = map[string]string{"rand": "math/rand", "template": "text/template", "scanner": "text/scanner"}
@@ -124,24 +124,24 @@ func packageName(path string) string {
 }
 
 // whole puts a file together: a text, what this command adds, and the imports that both use.
-func whole(given source, added, name string, standard map[string]string) (string, error) {
-	text := given.text + "\n//line megatron_ft.go:1\n" + added
+func whole(given source, ours, name string, standard map[string]string) (string, error) {
+	text := given.text + "\n//line megatron_ft.go:1:1\n" + ours
 	file, err := parse(text, name)
 	if err != nil {
 		return "", err
 	}
 	clauses := "package main;"
 	for _, used := range used(file.tree) {
-		if path := pathOf(used, append(given.imports, ours...), standard); path != "" {
+		if path := pathOf(used, append(given.imports, added...), standard); path != "" {
 			clauses += fmt.Sprintf(" import %s %q;", used, path)
 		}
 	}
-	for _, given := range given.imports {
-		if given.name == "_" || given.name == "." {
-			clauses += fmt.Sprintf(" import %s %q;", given.name, given.path)
+	for _, own := range given.imports {
+		if own.name == "_" || own.name == "." {
+			clauses += fmt.Sprintf(" import %s %q;", own.name, own.path)
 		}
 	}
-	return clauses + "\n//line " + name + ":1\n" + text, nil
+	return clauses + "\n//line " + name + ":1:1\n" + text, nil
 }
 
 // used are the names before a dot that the file itself declares nowhere.
