@@ -16,9 +16,9 @@ LINE_COMMENT = r"//[^\n]*"
 BLOCK_COMMENT = r"/\*.*?(?:\*/|\Z)"
 INNER_COMMENT = r"/\*(?:[^*/]|\*(?!/)|/(?!\*))*(?:\*/|\Z)"
 NESTED_COMMENT = rf"/\*(?:[^*/]|\*(?!/)|/(?!\*)|{INNER_COMMENT})*(?:\*/|\Z)"
-STRING = r'"(?:[^"\\\n]|\\.)*"?'
-CHARACTER = r"'(?:[^'\\\n]|\\.)*'?"
-REGEX_LITERAL = re.compile(r"/(?![*/])(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*(?:\]|\Z))+(?:/\w*|\Z)", FLAGS)
+STRING = r'"(?:[^"\\\n]|\\.)*(?:"|\\\Z)?'
+CHARACTER = r"'(?:[^'\\\n]|\\.)*(?:'|\\\Z)?"
+REGEX_LITERAL = re.compile(r"/(?![*/])(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*(?:\]|\\?\Z))+(?:/\w*|\\?\Z)", FLAGS)
 OTHERS = (r"(?P<word>[^\W\d][\w$]*|\$[\w$]*)|(?P<number>\d(?:'?\w)*)|(?P<open>[({\[])|(?P<close>[)}\]])"
           r"|(?P<newline>\n)|(?P<space>[^\S\n]+)|(?P<other>.)")
 
@@ -129,7 +129,7 @@ CPP = Grammar(
            text=_either(r'R"(?P<fence>[^()\\\s]{0,16})\(.*?(?:\)(?P=fence)"|\Z)', STRING, CHARACTER)),
     depth=1,
     blocks=_patterns(
-        _CPP_TEMPLATE + _CPP_TYPE + r"(?P<name>operator\s*[^\s\w(]+|(?:\w+::)*~?\w+)\s*\([^;{}]*\)[^;{}()=]*(?=\{)",
+        _CPP_TEMPLATE + _CPP_TYPE + r"(?P<name>operator\s*[^\s\w(]+|(?:\w+::)*~?\w+)\s*\((?:[^;{}]|\{\})*\)[^;{}()=]*(?=\{)",
         r"(?:inline\s+)?namespace\b\s*(?P<name>\w*)\s*(?=\{)"),
     lines=_patterns(
         _CPP_TEMPLATE + r"(?:typedef\s+)?(?:struct|class|enum(?:\s+class)?|union)\b\s*(?P<names>[^;{}()=]*\{[^{}]*\}[^;{}]*;)",
@@ -188,7 +188,7 @@ _RUST_CHARACTER = r"b?'(?:\\(?:u\{[^}\n]*\}?|x\w{0,2}|.)?|[^\\'\n])(?:'|\Z)"
 RUST = Grammar(
     "rust",
     _lexer(comment=_either(LINE_COMMENT, NESTED_COMMENT),
-           text=_either(r'b?r(?P<fence>#*)".*?(?:"(?P=fence)|\Z)', r'b?"(?:[^"\\]|\\.)*(?:"|\Z)', _RUST_CHARACTER)),
+           text=_either(r'b?r(?P<fence>#*)".*?(?:"(?P=fence)|\Z)', r'b?"(?:[^"\\]|\\.)*(?:"|\\?\Z)', _RUST_CHARACTER)),
     depth=1,
     blocks=_patterns(
         _RUST_BEFORE + r"(?:(?:default|async|unsafe|const|extern(?:\s*\"[^\"]*\")?)\s+)*fn\s+(?P<name>\w+)\s*[(<]",
@@ -199,8 +199,8 @@ RUST = Grammar(
         _RUST_BEFORE + r"(?:const|static(?:\s+mut)?|type)\s+(?P<name>\w+)\s*(?=[:=<])",
         _RUST_BEFORE + r"use\s+(?P<used>[\w:{}*,\s]+);",
         r"extern\s+crate\s+\w+"),
-    keywords=frozenset(["#", "pub", "fn", "async", "unsafe", "const", "extern", "struct", "enum", "union", "trait", "mod", "impl",
-                        "macro_rules", "static", "type", "use"]),
+    keywords=frozenset(["#", "pub", "fn", "async", "unsafe", "const", "extern", "struct", "enum", "union", "trait", "mod",
+                        "impl", "macro_rules", "static", "type", "use"]),
 )
 
 _JS_BEFORE = r"(?:export\s+(?:default\s+)?)?"

@@ -14,7 +14,8 @@ DEPTH = {"open": 1, "close": -1}
 ENDS_LINE = frozenset(["word", "number", "text", "close"])  # the last token of a line that may end a statement
 JOINS = (".", "?", ":", "+", "=", "&", "|", ",")  # the first token of a line that goes on with a statement (JavaScript)
 HALF_DIRECTIVE = re.compile(r"#[ \t]*[a-z]*")
-SENTENCE = re.compile(r"[^\w\s\"'({\[]*\w+[^\S\n]+\w+[^\S\n]+\w+[^\S\n]+\w+|[^\n]*[.:!?](?:\s|\Z)")
+SPECIFIER = "static|inline|const|constexpr|extern|unsigned|long|template|typedef|struct|public|private|protected|final|abstract"
+SENTENCE = re.compile(rf"(?!(?:{SPECIFIER})\b)[^\w\s\"'({{\[]*\w+(?:[^\S\n]+\w+){{3}}|[^\n]*(?:[.!?](?:\s|\Z)|:\n)")
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,22 @@ def item_at(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) ->
         for pattern in patterns:
             match = pattern.match(text, start)
             if match:
-                after, closed = _end(grammar, tokens, first, by_block)
+                after, closed = _end(grammar, text, tokens, first, by_block)
                 return _item(text, tokens, first, after, match.groupdict(), closed=closed)
     return None
 
 
 def is_undecided(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -> bool:
     """Whether what begins with a token is no definition yet, but may become one when more is written."""
-    rest = text[tokens[first].start:]
-    half_written = first == len(tokens) - 1 and rest == tokens[first].text and tokens[first].kind in ("word", "other")
-    if grammar.keywords:
-        known = any(keyword.startswith(tokens[first].text) for keyword in grammar.keywords)
-        return known and (half_written or "\n" not in rest.rstrip(" \t"))
-    if any(token.text in "{;" for token in tokens[first:]) or "\n\n" in rest or SENTENCE.match(rest):
+    token, rest = tokens[first], text[tokens[first].start:]
+    if "\n\n" in rest or _has_head(tokens[first:]) or rest.startswith("##"):
         return False
-    return tokens[first].kind == "word" or tokens[first].text == "@" or HALF_DIRECTIVE.fullmatch(rest) is not None
+    if grammar.keywords:
+        half_written = rest == token.text and any(keyword.startswith(rest) for keyword in grammar.keywords)
+        return half_written or token.text in grammar.keywords
+    if HALF_DIRECTIVE.fullmatch(rest):
+        return True
+    return (token.kind == "word" or token.text == "@") and not SENTENCE.match(rest)
 
 
 def following(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -> tuple[list[Item], bool]:
@@ -202,19 +204,32 @@ def _item(text: str, tokens: Sequence[Token], first: int, after: int, groups: di
                 frozenset(words_of(text, tokens[first:after])), closed)
 
 
-def _end(grammar: Grammar, tokens: Sequence[Token], first: int, by_block: bool) -> tuple[int, bool]:
+def _end(grammar: Grammar, text: str, tokens: Sequence[Token], first: int, by_block: bool) -> tuple[int, bool]:
     """The index behind a definition's last token, and whether that is surely its last."""
     depth = 0
     for index in range(first, len(tokens)):
         token = tokens[index]
-        if grammar.newline_ends and not by_block and depth == 0 and index > first and _is_over(grammar, tokens[index - 1], token):
+        by_line = grammar.newline_ends and not by_block and depth == 0 and index > first
+        if by_line and _is_over(grammar, tokens[index - 1], token):
             return index, True
         depth += DEPTH.get(token.kind, 0)
         if depth < 0:  # the end of what is around it
             return index, True
         if depth == 0 and (token.text == ";" or by_block and token.text == "}"):
             return index + 1, True
-    return len(tokens), False
+    by_line = grammar.newline_ends and not by_block and depth == 0 and tokens[-1].kind in ENDS_LINE
+    # In JavaScript the next line may still go on with the statement.
+    return len(tokens), by_line and text[tokens[-1].end:].count("\n") > (0 if grammar is GO else 1)
+
+
+def _has_head(tokens: Sequence[Token]) -> bool:
+    """Whether a brace or a semicolon ends what would be the head of a definition."""
+    depth = 0
+    for token in tokens:
+        if depth == 0 and token.text in "{;":
+            return True
+        depth += DEPTH.get(token.kind, 0) if token.text in "()" else 0
+    return False
 
 
 def _is_over(grammar: Grammar, last: Token, token: Token) -> bool:

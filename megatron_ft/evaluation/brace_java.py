@@ -23,8 +23,10 @@ def continued(base: str, text: str, tokens: Sequence[Token], depth: int) -> str:
     after = members[-1].after if members else method + 1
     if after < len(tokens) and tokens[after].text == "}":
         return text[:tokens[after].end] + "".join(f"\n\n{part}" for part in followers(JAVA, base, text, tokens, after + 1))
-    if members and not members[-1].closed and not members[-1].names & words_of(text, tokens[:members[-1].after]):
-        members.pop()
+    if members and not members[-1].closed:
+        before = [token for token in tokens if token.start < members[-1].start]
+        if not members[-1].names & words_of(text, before):
+            members.pop()
     end = members[-1].end if members else tokens[method].end
     return text[:end] + "\n}"
 
