@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.nursery import Forked, Nursery
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
 from megatron_ft.evaluation.supervise import KILLED, OUT_OF_CPU, Running, Stream, started, watch
 from megatron_ft.evaluation.verdict import Verdict
@@ -41,28 +42,38 @@ class Side:
     box: Box
     argv: Sequence[str]
     stdin: bytes = b""
+    nursery: Nursery | None = None
+    """Forks the process, instead of a box made for it alone."""
+
+    def started(self, sandbox: Sandbox, descriptors: Sequence[int]) -> contextlib.AbstractContextManager[Running | Forked]:
+        """Run it until the block ends; then every process of it is dead."""
+        if self.nursery is not None:
+            return self.nursery.started(stdin=self.stdin, keep=descriptors)
+        return started(sandbox, self.box, [*self.argv, *map(str, descriptors)], stdin=self.stdin, keep=descriptors)
 
 
 @dataclass
 class Case:
     """The two boxes while they run."""
 
-    program: Running
-    tests: Running
+    program: Running | Forked
+    tests: Running | Forked
     report: Stream
     token: str
 
 
-def judge(sandbox: Sandbox, name: str, program: Side, tests: Callable[[str], Side]) -> Verdict:
+def judge(sandbox: Sandbox, name: str, program: Callable[[], Side], tests: Callable[[str], Side]) -> Verdict:
     """The verdict on a program; EvaluationError where none is possible.
 
     Args:
         name: the problem's, for errors.
+        program: makes the side of the program.
         tests: makes the side of the tests for the token that they write when they are over.
     """
     for _ in range(STARTS):
-        with _running(sandbox, program, tests) as case:
-            happened = _watched(case, program.box.limits, name)
+        tested = program()
+        with _running(sandbox, tested, tests) as case:
+            happened = _watched(case, tested.box.limits, name)
             seconds = round(time.monotonic() - case.program.started, 3)
         if happened is not None:
             status, reason = happened
@@ -82,12 +93,8 @@ def _running(sandbox: Sandbox, program: Side, tests: Callable[[str], Side]) -> I
         stack.callback(lambda: [os.close(end) for end in ours])
         verdict = Stream(report[0], limit=REPORT_BYTES, keep=REPORT_BYTES)
         stack.callback(lambda: verdict.open and os.close(verdict.descriptor))
-        theirs = (calls[0], answers[1])
-        tested = stack.enter_context(started(sandbox, program.box, [*program.argv, *map(str, theirs)],
-                                             stdin=program.stdin, keep=theirs))
-        theirs = (answers[0], calls[1], report[1])
-        testing = stack.enter_context(started(sandbox, yardstick.box, [*yardstick.argv, *map(str, theirs)],
-                                              stdin=yardstick.stdin, keep=theirs))
+        tested = stack.enter_context(program.started(sandbox, (calls[0], answers[1])))
+        testing = stack.enter_context(yardstick.started(sandbox, (answers[0], calls[1], report[1])))
         while ours:  # the boxes have them now; an end kept here would hide that a box is gone
             os.close(ours.pop())
         yield Case(tested, testing, verdict, token)
@@ -118,7 +125,7 @@ def stopped(how: str, limits: Limits) -> tuple[str, str]:
     }[how]
 
 
-def out_of_cpu(running: Running, status: int | None, limits: Limits) -> bool:
+def out_of_cpu(running: Running | Forked, status: int | None, limits: Limits) -> bool:
     """Whether a box ended because its cpu time was used up (a program may hold SIGXCPU, but not the SIGKILL after it)."""
     at_hard_limit = status in KILLED and time.monotonic() - running.started > limits.cpu_s
     return status in OUT_OF_CPU or at_hard_limit

@@ -16,7 +16,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,13 +79,28 @@ class Sandbox:
 
     def command(self, box: Box, argv: list[str]) -> list[str]:
         """The command line that runs `argv` in a new box."""
-        uid = unprivileged_uid(next(_uses)) if self.as_root else None
-        inner = [*_limited(box.limits, _nproc(box.limits, uid)), *self._dropped(uid), *argv]
+        uid = self.next_uid()
+        inner = [*_limited(box.limits, processes_allowed(box.limits, uid)), *self._dropped(uid), *argv]
         if self.tool == "none":
             return [*_environment(box, "--chdir=/tmp"), *inner]
+        return self._drawn(box, inner)
+
+    def privileged_command(self, box: Box, argv: list[str]) -> list[str]:
+        """The command line that runs `argv` in a new box without limits and with the rights to make namespaces there.
+
+        For code of ours that gives them up before anything of a program is read.
+        """
+        return self._drawn(box, argv, "--cap-add", "ALL")
+
+    def next_uid(self) -> int | None:
+        """The user id of the next box's program; None where it keeps the one it has."""
+        return unprivileged_uid(next(_uses)) if self.as_root else None
+
+    def _drawn(self, box: Box, inner: list[str], *rights: str) -> list[str]:
         first_to_die = ["/bin/sh", "-c", 'echo 1000 > /proc/self/oom_score_adj; exec "$@"', "sh"]
-        draw = _bubblewrap if self.tool == "bubblewrap" else _unshare
-        return [*first_to_die, *draw(box, self.as_root, inner)]
+        if self.tool == "bubblewrap":
+            return [*first_to_die, *_bubblewrap(box, self.as_root, inner, rights)]
+        return [*first_to_die, *_unshare(box, self.as_root, inner)]
 
     def _dropped(self, uid: int | None) -> list[str]:
         """The commands that give up every privilege, last."""
@@ -152,7 +167,7 @@ def unprivileged_uid(use: int) -> int | None:
     return FALLBACK_UID + slot if mapped > FALLBACK_UID + UIDS_PER_PROCESS else None
 
 
-def _nproc(limits: Limits, uid: int | None) -> int:
+def processes_allowed(limits: Limits, uid: int | None) -> int:
     """The process limit; before Linux 5.14 it counts all that the user runs, not only what is in the box."""
     if uid is not None or tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (5, 14):
         return limits.processes
@@ -165,11 +180,17 @@ def _nproc(limits: Limits, uid: int | None) -> int:
     return limits.processes + running
 
 
-def _limited(limits: Limits, processes: int) -> list[str]:
+def resource_limits(limits: Limits, processes: int) -> dict[str, tuple[int, int]]:
+    """Soft and hard limits of each process, by prlimit's names for them."""
     cpu_s = math.ceil(limits.cpu_s)
-    reserve = [f"--as={limits.memory_bytes}"] if limits.address_space else []
-    return ["prlimit", f"--cpu={cpu_s}:{cpu_s + 1}", *reserve, f"--nproc={processes}", f"--fsize={limits.file_bytes}",
-            f"--nofile={limits.open_files}", "--core=0", "--"]
+    each = {"nproc": processes, "fsize": limits.file_bytes, "nofile": limits.open_files, "core": 0}
+    if limits.address_space:
+        each["as"] = limits.memory_bytes
+    return {"cpu": (cpu_s, cpu_s + 1), **{name: (value, value) for name, value in each.items()}}
+
+
+def _limited(limits: Limits, processes: int) -> list[str]:
+    return ["prlimit", *(f"--{name}={soft}:{hard}" for name, (soft, hard) in resource_limits(limits, processes).items()), "--"]
 
 
 def _environment(box: Box, *options: str) -> list[str]:
@@ -195,9 +216,9 @@ def _mounts(box: Box) -> tuple[dict[str, str], dict[str, str], list[str]]:
     return shown, links, sorted(folders)
 
 
-def _bubblewrap(box: Box, as_root: bool, inner: list[str]) -> list[str]:
+def _bubblewrap(box: Box, as_root: bool, inner: list[str], rights: Sequence[str] = ()) -> list[str]:
     shown, links, folders = _mounts(box)
-    args = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+    args = ["bwrap", *rights, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
             "--die-with-parent", "--new-session", *([] if as_root else ["--unshare-user"])]
     args += ["--perms", "1777", "--size", str(box.limits.file_bytes), "--tmpfs", "/tmp"]
     for folder in folders:

@@ -68,6 +68,11 @@ class Running:
     memory_bytes: int
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def pid(self) -> int:
+        """The outermost process, of which all others descend."""
+        return self.process.pid
+
     def status(self, within_s: float) -> int | None:
         """Its exit status, waited for up to `within_s` seconds; None if it still runs then."""
         try:
@@ -128,7 +133,8 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
                 return "timeout"
             if guarded is not None and time.monotonic() - looked > LOOK_EVERY_S:
                 looked = time.monotonic()
-                if resident_bytes(guarded.process.pid) > guarded.memory_bytes:
+                # Adding up each process's share of what they have in common takes longer, so it is done last.
+                if all(measure(guarded.pid) > guarded.memory_bytes for measure in (resident_bytes, shared_out_bytes)):
                     return "memory"
             for key, _ in ready:
                 selector.unregister(key.fd)
@@ -142,12 +148,32 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
 
 def resident_bytes(pid: int) -> int:
     """The memory of a process and of all that descend from it; what ended meanwhile counts nothing."""
+    return sum(int(_read(f"/proc/{each}/statm", "0 0").split()[1]) * PAGE_BYTES for each in family(pid))
+
+
+def shared_out_bytes(pid: int) -> int:
+    """The same, with pages that several of them share counted once; where this cannot be read, as `resident_bytes`."""
     total = 0
-    with contextlib.suppress(OSError):
-        total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(resident_bytes(int(child)) for child in (task / "children").read_text().split())
+    for each in family(pid):
+        told = _read(f"/proc/{each}/smaps_rollup", "").partition("\nPss:")[2].split(None, 1)
+        total += int(told[0]) * 1024 if told else int(_read(f"/proc/{each}/statm", "0 0").split()[1]) * PAGE_BYTES
     return total
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [each for child in _read(f"{task}/children", "").split() for each in family(int(child))]
+    return found
+
+
+def _read(path: str, otherwise: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return otherwise
 
 
 def kill(running: Running) -> None:
@@ -157,10 +183,15 @@ def kill(running: Running) -> None:
             os.killpg(running.process.pid, signal.SIGKILL)
     running.process.kill()
     running.process.wait()
+    drain(running.output)
+
+
+def drain(output: Stream) -> None:
+    """Read a dead box's output to its end, which shows that all of the box is gone, as every process of it holds the pipe."""
     deadline = time.monotonic() + DEATH_S
-    while running.output.open and time.monotonic() < deadline:  # every process of the box holds this pipe
-        running.output.limit = running.output.count + 2**40
-        watch([running.output], [running.output], deadline)
-    if running.output.open:
-        running.output.open = False
-        os.close(running.output.descriptor)
+    while output.open and time.monotonic() < deadline:
+        output.limit = output.count + 2**40
+        watch([output], [output], deadline)
+    if output.open:
+        output.open = False
+        os.close(output.descriptor)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import benchmark, languages
+from megatron_ft.evaluation.languages import python as python_language
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits
 from tests.evaluation.problems import make_problem
@@ -113,10 +112,10 @@ def test_the_toolchain_is_checked_with_a_program_that_passes_and_one_that_fails(
     assert set(python.check()) == {"python", "numpy"}
 
 
-def test_a_toolchain_that_does_not_run_stops_the_run(python: Python) -> None:
-    broken = Python(python.sandbox, dataclasses.replace(python.limits, memory_bytes=2**20))
-    with pytest.raises(EvaluationError):
-        broken.check()
+def test_a_toolchain_that_does_not_run_stops_the_run(python: Python, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_language, "_interpreter", lambda: "/bin/false")
+    with pytest.raises(EvaluationError, match="a box that forks programs did not come up; it said: "):
+        python.check()
 
 
 def test_a_time_out_names_its_limit(python: Python) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,7 +22,8 @@ from megatron_ft.evaluation import case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
-from megatron_ft.evaluation.sandbox import Box
+from megatron_ft.evaluation.nursery import Nursery
+from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
 from megatron_ft.evaluation.verdict import Verdict
 
 INSIDE = "/box/inside"
@@ -44,6 +46,10 @@ class Python(Language):
     title = "Python"
     task_prefix = "Python"
     tools: ClassVar = {"python3": "python3"}
+
+    def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
+        super().__init__(sandbox, limits)
+        self._mine = threading.local()
 
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
@@ -85,9 +91,22 @@ class Python(Language):
         def tests(token: str) -> Side:
             job = {"test": problem.test, "entry_point": problem.entry_point, "token": token,
                    "context": _before_entry(base, problem.entry_point)}
-            return Side(self._box, self._argv("tests"), json.dumps(job).encode())
+            return self._side("tests", json.dumps(job).encode())
 
-        return case.judge(self.sandbox, problem.task_id, Side(self._box, self._argv("program"), source), tests)
+        return case.judge(self.sandbox, problem.task_id, lambda: self._side("program", source), tests)
+
+    def _side(self, half: str, stdin: bytes) -> Side:
+        return Side(self._box, self._argv(half), stdin, self._nursery(half))
+
+    def _nursery(self, half: str) -> Nursery | None:
+        """This thread's nursery for one half of a case, alive; None without a sandbox."""
+        if self.sandbox.tool == "none":
+            return None
+        known = vars(self._mine).get(half)
+        if known is None or not known.alive:
+            known = Nursery(self.sandbox, self._box, self._argv("nursery"), half)
+            setattr(self._mine, half, known)
+        return known
 
     @cached_property
     def _box(self) -> Box:

@@ -63,7 +63,9 @@ def main() -> None:
     """Say that the box stands, then load the program and answer until the tests are over."""
     channel = Channel(int(sys.argv[1]), int(sys.argv[2]))
     source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     del sys.path[1]  # this package's
     sys.argv[:] = [f"{NAME}.py"]
     channel.send({"ready": True})

@@ -1,0 +1,174 @@
+"""Forks a process for each program and each problem's tests, instead of starting an interpreter and numpy for each.
+
+`python -m python_inside.nursery CONTROL`, in a box, with the rights that making namespaces takes.
+
+Each order on the control socket, a datagram of JSON with the descriptors of stdin, of stdout and stderr, and of the pipes,
+becomes a process in pid, mount and ipc namespaces of its own, with its own /tmp, in which every right is given up before
+anything of the program is read. Process 1 of those namespaces waits for it; when it ends, the kernel ends all that it left.
+Nothing of one program is there for the next. `kill` ends the process at once; its exit status is the answer to every order.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import json
+import os
+import platform
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+
+NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
+NEW_USER = 0x10000000
+CLONE = {"x86_64": 56, "aarch64": 220}
+NO_NEW_PRIVS, BOUNDING_SET_DROP, AMBIENT, AMBIENT_CLEAR = 38, 24, 47, 4
+NO_SUID, NO_DEV = 2, 4
+CAPABILITIES_V3 = 0x20080522
+CAPABILITIES = 41
+ORDER_BYTES, DESCRIPTORS = 2**16, 8
+LIMITS = {"cpu": resource.RLIMIT_CPU, "as": resource.RLIMIT_AS, "nproc": resource.RLIMIT_NPROC,
+          "fsize": resource.RLIMIT_FSIZE, "nofile": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE}
+
+libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def require(result: int) -> int:
+    """The result of a system call; OSError if it is an error."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def fork_into_namespaces() -> int:
+    """As os.fork, into new pid, mount and ipc namespaces."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = libc.syscall(CLONE[platform.machine()], NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
+    (ctypes.pythonapi.PyOS_AfterFork_Child if pid == 0 else ctypes.pythonapi.PyOS_AfterFork_Parent)()
+    return require(pid)
+
+
+def give_up_rights(uid: int | None, locked: bool) -> None:
+    """Become a user without any right, who can get none back."""
+    require(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0))
+    drop_capabilities(keep_effective=True)
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    if locked:
+        require(libc.unshare(NEW_USER))  # maps nobody, so that no further namespace can be made in it
+    drop_capabilities()  # a new user namespace gives all of them, in itself
+
+
+def drop_capabilities(*, keep_effective: bool = False) -> None:
+    """Empty the bounding and ambient sets, and those of this process."""
+    for capability in range(CAPABILITIES):
+        libc.prctl(BOUNDING_SET_DROP, capability, 0, 0, 0)  # those that this kernel lacks are no loss
+    require(libc.prctl(AMBIENT, AMBIENT_CLEAR, 0, 0, 0))
+    if not keep_effective:
+        header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITIES_V3, 0))
+        require(libc.capset(header, ctypes.create_string_buffer(24)))
+
+
+def become(order: dict, descriptors: list[int]) -> None:
+    """Run the wanted half as the ordered process, with its descriptors and none besides."""
+    stdin, output, *pipes = descriptors
+    os.dup2(stdin, 0), os.dup2(output, 1), os.dup2(output, 2)
+    for descriptor in pipes:
+        os.set_inheritable(descriptor, True)
+    for descriptor in range(3, max(descriptors) + 4):
+        if descriptor not in pipes:
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue
+    os.setsid()
+    for name, (soft, hard) in order["limits"].items():
+        resource.setrlimit(LIMITS[name], (soft, hard))
+    give_up_rights(order["uid"], order["locked"])
+    os.chdir("/tmp")
+    sys.argv[1:] = map(str, pipes)
+    from . import program, tests
+
+    {"program": program, "tests": tests}[order["half"]].main()
+
+
+def first_process(order: dict, descriptors: list[int]) -> int:
+    """Process 1 of the namespaces: its own /tmp, the ordered process, and that one's exit status as its own."""
+    size = f"mode=1777,size={order['tmp_bytes']}".encode()
+    require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
+    child = os.fork()
+    if child == 0:
+        leave_with(become, order, descriptors)
+    os.closerange(0, max(descriptors) + 4)
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+
+def leave_with(run: object, *arguments: object) -> None:
+    """Call a function and leave with its result, as an interpreter would, whatever it raises."""
+    code = 1
+    try:
+        code = run(*arguments) or 0
+        atexit._run_exitfuncs()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                code = code or 1
+        os._exit(code & 0xFF)
+
+
+def attend(control: socket.socket, child: int) -> int:
+    """The wait status of a process, which is killed when the socket says so or is closed."""
+    handle = os.pidfd_open(child)
+    try:
+        ready, _, _ = select.select([handle, control], [], [])
+        if handle not in ready:
+            control.recv(ORDER_BYTES)
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(handle)
+    return os.waitpid(child, 0)[1]
+
+
+def main() -> None:
+    """Load what programs may import, say so, and serve orders until the socket is closed."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    import numpy  # noqa: F401
+
+    from . import program, tests, wire  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page
+    control.send(b"ready")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, ORDER_BYTES, DESCRIPTORS)
+        if not message:
+            return
+        if not descriptors:  # a kill that came when the process had ended by itself
+            continue
+        child = fork_into_namespaces()
+        if child == 0:
+            control.close()
+            leave_with(first_process, json.loads(message), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        status = attend(control, child)
+        control.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+if __name__ == "__main__":
+    main()

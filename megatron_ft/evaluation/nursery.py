@@ -1,0 +1,134 @@
+"""Boxes in which processes are forked for one program after the other; `python_inside/nursery.py` is what runs in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.sandbox import Box, Sandbox, processes_allowed, resource_limits
+from megatron_ft.evaluation.supervise import DEATH_S, Stream, drain
+
+READY_S = 60
+ANSWER_BYTES = 64
+
+
+@dataclass
+class Forked:
+    """One process of a nursery: looked at as a box of its own is (`supervise.Running`)."""
+
+    nursery: Nursery
+    output: Stream
+    memory_bytes: int
+    started: float = field(default_factory=time.monotonic)
+    _status: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The outermost process, of which all others descend; the nursery's own are among them."""
+        return self.nursery.process.pid
+
+    def status(self, within_s: float) -> int | None:
+        """Its exit status, waited for up to `within_s` seconds; None if it still runs then."""
+        if self._status is None:
+            self._status = self.nursery.answer(within_s)
+        return self._status
+
+
+class Nursery:
+    """One box, for one thread: it dies with the thread that made it."""
+
+    def __init__(self, sandbox: Sandbox, box: Box, argv: Sequence[str], half: str) -> None:
+        """Start it; EvaluationError with what it said if it does not come up.
+
+        Args:
+            argv: the command inside; the number of its socket is appended.
+            half: which half of a case its processes are.
+        """
+        self._sandbox, self._box, self._half = sandbox, box, half
+        self._uid = sandbox.next_uid()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the nursery
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = sandbox.privileged_command(box, [*argv, str(theirs.fileno())])
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
+                                            pass_fds=(theirs.fileno(),), cwd="/", start_new_session=True)
+        self._control.settimeout(READY_S)
+        try:
+            came_up = self._control.recv(ANSWER_BYTES) == b"ready"
+        except OSError:
+            came_up = False
+        if not came_up:
+            self.close()
+            raise EvaluationError(f"a box that forks programs did not come up; it said: {self.said()}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take an order."""
+        return self.process.poll() is None
+
+    @contextlib.contextmanager
+    def started(self, *, stdin: bytes, keep: Sequence[int]) -> Iterator[Forked]:
+        """Run a process until the block ends; then it and all that it started are dead."""
+        reading, writing = os.pipe()
+        forked = Forked(self, Stream(reading, self._box.limits.output_bytes), self._box.limits.memory_bytes)
+        try:
+            with tempfile.TemporaryFile() as source:
+                source.write(stdin)
+                source.seek(0)
+                order = json.dumps({"half": self._half, "uid": self._uid, "locked": self._sandbox.locked,
+                                    "tmp_bytes": self._box.limits.file_bytes, "limits": resource_limits(
+                                        self._box.limits, processes_allowed(self._box.limits, self._uid))})
+                socket.send_fds(self._control, [order.encode()], [source.fileno(), writing, *keep])
+        except OSError:
+            self.close()  # its end is seen by whoever waits for the pipes
+        finally:
+            os.close(writing)
+        try:
+            yield forked
+        finally:
+            self._end(forked)
+
+    def answer(self, within_s: float) -> int | None:
+        """The exit status that the nursery tells of its process; None if it has not told yet."""
+        self._control.settimeout(max(within_s, 0.001))
+        try:
+            told = self._control.recv(ANSWER_BYTES)
+        except TimeoutError:
+            return None
+        except OSError:
+            told = b""
+        if not told:
+            self.close()
+            return 1
+        return int(told)
+
+    def close(self) -> None:
+        """End the nursery and what runs in it."""
+        self._control.close()
+        self.process.kill()
+        self.process.wait()
+
+    def said(self) -> str:
+        """The end of what the nursery itself wrote."""
+        self._said.seek(0)
+        return self._said.read()[-2000:].decode("utf-8", "replace").strip()
+
+    def _end(self, forked: Forked) -> None:
+        if forked.status(0) is None:
+            with contextlib.suppress(OSError):
+                self._control.send(b"kill")
+            if forked.status(DEATH_S) is None:
+                self.close()
+        drain(forked.output)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()

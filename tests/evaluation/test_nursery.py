@@ -1,0 +1,109 @@
+"""Programs that are forked one after the other from one box: none finds anything of another, or any right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_ft.evaluation.languages.python import Python
+from megatron_ft.evaluation.sandbox import Limits, Sandbox
+from tests.evaluation.problems import make_problem
+
+LEAVES = """
+import builtins, ctypes, os, time
+libc = ctypes.CDLL(None)
+def double(x):
+    open("/tmp/left", "w").write("x")
+    builtins.left = True
+    if libc.shmget(77, 4096, 0o1666) < 0: return "no shared memory"
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(3600)
+    return x * 2
+"""
+FINDS = """
+import builtins, ctypes, os
+libc = ctypes.CDLL(None)
+def double(x):
+    found = [os.listdir("/tmp"), hasattr(builtins, "left"), libc.shmget(77, 4096, 0o666) >= 0]
+    alive = []
+    for pid in range(1, 300):
+        try: os.kill(pid, 0)
+        except ProcessLookupError: continue
+        except PermissionError: pass
+        alive.append(pid)
+    return x * 2 if found == [[], False, False] and alive in ([1, 2], [1, 2, 3]) else [found, alive]
+"""
+RIGHTS = """
+import ctypes, os, resource, stat, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def double(x):
+    header, held = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0)), ctypes.create_string_buffer(24)
+    libc.capget(header, held)
+    kinds = []
+    for descriptor in range(256):
+        try: kinds.append((descriptor > 2, stat.S_IFMT(os.fstat(descriptor).st_mode)))
+        except OSError: pass
+    found = {"capabilities": any(held.raw), "root": os.getuid() == 0 or 0 in os.getgroups(),
+             "gets rights by exec": libc.prctl(39, 0, 0, 0, 0) != 1, "namespace": libc.unshare(0x10000000) == 0,
+             "sockets": any(kind == stat.S_IFSOCK for _, kind in kinds), "descriptors": len(kinds) - 5,
+             "processes": resource.getrlimit(resource.RLIMIT_NPROC)[1] > 100}
+    return x * 2 if not any(found.values()) else [key for key, value in found.items() if value] + kinds
+"""
+AS_AN_ORDINARY_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+
+
+def verdicts(python: Python) -> list[str]:
+    """What programs give that try to find each other's traces, and rights."""
+    judged = [python.judge(make_problem(test="assert double(2) == 4, double(2)"), "", program)
+              for program in (LEAVES, FINDS, RIGHTS, FINDS)]
+    return [verdict.reason or verdict.status for verdict in judged]
+
+
+def test_no_program_finds_traces_of_another_or_rights(boxes: Sandbox) -> None:
+    assert verdicts(Python(boxes, Limits(cpu_s=5, wall_s=60))) == ["passed"] * 4
+
+
+@pytest.mark.parametrize("tool", ["bubblewrap", "unshare"])
+def test_nor_does_it_where_the_evaluator_runs_as_an_ordinary_user(tool: str) -> None:
+    script = ("from megatron_ft.evaluation import sandbox\nfrom megatron_ft.evaluation.languages.python import Python\n"
+              "from tests.evaluation.test_nursery import verdicts\nimport os\nassert os.getuid() == 1000\n"
+              f"box = sandbox.find(tools=({tool!r},))\nassert not box.as_root\nprint(*verdicts(Python(box)))")
+    lower = AS_AN_ORDINARY_USER if os.geteuid() == 0 else ()
+    if os.geteuid() not in (0, 1000):
+        script = script.replace("assert os.getuid() == 1000", "")
+    done = subprocess.run([*lower, sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+                          timeout=120, check=False)
+    if done.returncode and "no sandbox works here" in done.stderr and os.environ.get("CI") != "true":
+        pytest.skip(f"{tool} as an ordinary user: {done.stderr.splitlines()[-1]}")
+    assert done.stdout.split() == ["passed"] * 4, done.stderr
+
+
+def test_a_nursery_that_is_killed_is_replaced(boxes: Sandbox) -> None:
+    python = Python(boxes, Limits(cpu_s=5, wall_s=60))
+    problem, right = make_problem(), "def double(x):\n    return x * 2\n"
+    assert python.judge(problem, "", right).passed
+    first = python._nursery("program")
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    assert python.judge(problem, "", right).passed
+    assert python._nursery("program") is not first
+
+
+def test_a_nursery_that_dies_beside_a_program_gives_no_verdict_on_it(boxes: Sandbox) -> None:
+    """Its program did not fail: it is run again in the next one."""
+    python = Python(boxes, Limits(cpu_s=5, wall_s=60))
+    nursery, begun = python._nursery("program"), python._nursery("tests").started
+
+    def kill_the_other(**options: object):
+        python._nursery("tests").started = begun
+        os.killpg(nursery.process.pid, signal.SIGKILL)
+        return begun(**options)
+
+    python._nursery("tests").started = kill_the_other
+    assert python.judge(make_problem(), "", "def double(x):\n    return x * 2\n").passed
