@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["megatron_ft", "megatron_ft.*"]),
-    package_data={"megatron_ft": ["evaluation/languages/*_inside/*"]},
+    package_data={"megatron_ft": ["evaluation/languages/*_inside/**/*"]},
     install_requires=[
         "torch>=2.6",
         "megatron-core>=0.16.1,<0.17",

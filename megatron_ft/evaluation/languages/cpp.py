@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.languages.declared import split, without_comments
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
 
@@ -29,7 +31,6 @@ LIBRARIES = "-Wl,--as-needed -lssl -lcrypto"
 HEADER_BYTES = 512 * 2**20  # a precompiled header takes 45 MB with g++ 12
 PACKAGES = {"g++": "g++", "boost/": "libboost-dev", "openssl/": "libssl-dev", "-lssl": "libssl-dev", "-lcrypto": "libssl-dev"}
 FORWARDER = "megatron_ft_entry"
-COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 SELF_CHECK = Problem(
     "self-check", "#include <openssl/md5.h>\nint f(vector<int> x){\n", "int f(vector<int> x){\n", "", "", "", "", "f",
     "int f(vector<int> x)", "", "", "#include <assert.h>\nint main(){\n    assert (f({1, 2}) == 16);\n}\n", "")
@@ -65,6 +66,16 @@ class Cpp(Compiled):
     task_prefix = "CPP"
     tools: ClassVar = {"g++": "g++ libboost-dev libssl-dev"}
     build_limits = Limits(cpu_s=20, wall_s=120, memory_bytes=2 * 2**30, processes=64)
+
+    @staticmethod
+    def assemble(problem: Problem, base: str, completion: str) -> str:
+        """The program of a completion: the function and what it uses."""
+        return braces.assemble(braces.CPP, base, completion, problem.entry_point)
+
+    @staticmethod
+    def is_complete(completion: str, entry_point: str) -> bool:
+        """Whether the function is over."""
+        return braces.is_complete(braces.CPP, completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the version of the compiler."""
@@ -150,45 +161,27 @@ def read_signature(problem: Problem) -> Signature:
     Signature(result='map<char,int>', name='f', parameters=(Parameter(type='const string &', name='s'), \
 Parameter(type='vector<int>&', name='v')))
     """
-    found = re.fullmatch(r"(?s)\s*(.+?[\s>&*])(\w+)\s*\((.*)\)\s*", COMMENT.sub(" ", problem.signature))
+    found = re.fullmatch(r"(?s)\s*(.+?[\s>&*])(\w+)\s*\((.*)\)\s*", without_comments(problem.signature))
     if found is None:
         raise EvaluationError(f"{problem.task_id}: its signature '{problem.signature}' is no C++ function's; a result, a name "
                               "and parameters are expected, such as 'bool below_zero(vector<int> operations)'")
-    parameters = [_parameter(problem, text) for text in _split(found[3]) if text.strip() not in ("", "void")]
+    parameters = [_parameter(problem, text) for text in split(found[3]) if text != "void"]
     return Signature(found[1].strip(), found[2], tuple(parameters))
 
 
 def _parameter(problem: Problem, text: str) -> Parameter:
-    found = re.fullmatch(r"(?s)\s*(.+?)(\w+)\s*(?:=.*)?", text)
+    found = re.fullmatch(r"(?s)(.+?)(\w+)\s*(?:=.*)?", text)
     if found is None:
-        raise EvaluationError(f"{problem.task_id}: the parameter '{text.strip()}' of its signature has no name; calls are "
+        raise EvaluationError(f"{problem.task_id}: the parameter '{text}' of its signature has no name; calls are "
                               "written with the names of the parameters")
     return Parameter(found[1].strip(), found[2])
 
 
-def _split(parameters: str) -> list[str]:
-    """The parts between those commas that are in no bracket.
-
-    >>> _split("map<string,string> a, int b")
-    ['map<string,string> a', ' int b']
-    """
-    parts, depth = [""], 0
-    for character in parameters:
-        depth += (character in "<([{") - (character in ">)]}")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
 def _before_entry(prompt: str, signature: Signature) -> str:
-    """The includes and helpers that stand before the entry point in the problem's own text, without comments."""
-    # Comments hold examples of calls, so they are blanked out first; strings of helpers may hold "//", which stays.
-    text = COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), prompt)
+    """The includes and helpers that stand before the entry point in the problem's own text."""
     result = r"\s*".join(map(re.escape, signature.result.split()))
-    found = list(re.finditer(rf"{result}\s*{signature.name}\s*\(", text))
-    return text[: found[-1].start()] if found else ""
+    found = list(re.finditer(rf"{result}\s*{signature.name}\s*\(", without_comments(prompt)))
+    return prompt[: found[-1].start()] if found else ""
 
 
 def _forwarder(signature: Signature) -> str:
