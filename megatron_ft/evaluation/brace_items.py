@@ -152,6 +152,18 @@ def rendered(item: Item, defined: set[str]) -> str:
     return item.text
 
 
+def begun(grammar: Grammar, base: str) -> Item | None:
+    """The definition that base leaves open."""
+    items = list(outline(grammar, base, list(scan(grammar, base))))
+    return items[-1] if items and not items[-1].closed else None
+
+
+def head_of(grammar: Grammar, base: str) -> str:
+    """The imports and helpers that stand before the function that base leaves open."""
+    last = begun(grammar, base)
+    return base[:last.start] if last is not None else ""
+
+
 def words_of(text: str, tokens: Sequence[Token]) -> set[str]:
     """The words of tokens, those inside template literals and directives included."""
     found: set[str] = set()

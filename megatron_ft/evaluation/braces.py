@@ -13,7 +13,20 @@ from typing import NamedTuple
 
 from megatron_ft.evaluation import brace_java
 from megatron_ft.evaluation.brace_grammars import CPP, GO, JAVA, JS, RUST, Grammar, Token, scan
-from megatron_ft.evaluation.brace_items import Item, closing, followers, following, item_at, outline, rendered, used, words_of
+from megatron_ft.evaluation.brace_items import (
+    (,
+)
+    Item,
+    begun,
+    closing,
+    followers,
+    following,
+    item_at,
+    outline,
+    rendered,
+    used,
+    words_of,
+)
 
 __all__ = ["CPP", "GO", "JAVA", "JS", "RUST", "Grammar", "assemble", "function_name", "is_complete"]
 
@@ -72,7 +85,7 @@ def is_complete(grammar: Grammar, completion: str, entry_point: str = "") -> boo
 
 def function_name(grammar: Grammar, base: str, entry_point: str) -> str:
     """The function that `base` leaves open: some declarations give it another name than `entry_point`."""
-    head = _begun(grammar, base)
+    head = begun(grammar, base)
     if head is None:
         return entry_point
     tail = base[head.start:]
@@ -154,12 +167,6 @@ def _continued(grammar: Grammar, base: str, text: str, depth: int) -> str:
     return kept + "".join(f"\n\n{part}" for part in followers(grammar, base, text, tokens, end + 1))
 
 
-def _begun(grammar: Grammar, base: str) -> Item | None:
-    """The definition that base leaves open."""
-    items = list(outline(grammar, base, list(scan(grammar, base))))
-    return items[-1] if items and not items[-1].closed else None
-
-
 def _depth(tokens: Sequence[Token]) -> int:
     return sum({"{": 1, "}": -1}.get(token.text, 0) for token in tokens)
 
@@ -178,8 +185,8 @@ def _anew(grammar: Grammar, base: str, text: str, names: Sequence[str]) -> str:
     defined = {name for item in (*before, entry) for name in item.names}
     after = used(following(grammar, text, tokens, entry.after)[0], grammar, words, defined)
     answer = [*before, entry, *after]
-    begun = _begun(grammar, base)
-    head = [item for item in outline(grammar, base, list(scan(grammar, base))) if begun is None or item.end <= begun.start]
+    last = begun(grammar, base)
+    head = [item for item in outline(grammar, base, list(scan(grammar, base))) if last is None or item.end <= last.start]
     own = {name for item in answer if not item.owner for name in item.names}
     head = [item for item in head if item.paths or not item.names & own]
     parts = [part for item in head if (part := rendered(item, own))]
