@@ -90,7 +90,7 @@ class Cpp(Compiled):
 
     def program_source(self, problem: Problem, program: str) -> str:
         """The program, whose own main is renamed, and what answers calls of the entry point."""
-        signature = read_signature(problem)
+        signature = read_signature(problem.signature, problem.task_id)
         types = "".join(f", {parameter.type}" for parameter in signature.parameters)
         return ("#define main megatron_ft_program_main\n"
                 f'#line 1 "program.cpp"\n{program}\n#line 1 "serve"\nMEGATRON_FT_SERVE({signature.name}{types})\n')
@@ -100,7 +100,7 @@ class Cpp(Compiled):
 
         It has a name of its own: CPP/23's tests would else call <cstring>'s strlen, which fits their literals better.
         """
-        signature = read_signature(problem)
+        signature = read_signature(problem.signature, problem.task_id)
         return (f'#line 1 "prompt"\n{_before_entry(problem.prompt, signature)}\n'
                 f'#line 1 "forwarder"\n{_forwarder(signature)}\n#define {signature.name} {FORWARDER}\n'
                 f'#line 1 "tests"\n{problem.test}\n')
@@ -153,28 +153,20 @@ class Cpp(Compiled):
             path.chmod(0o555)
 
 
-def read_signature(problem: Problem) -> Signature:
-    """The declared function; EvaluationError where the problem's `signature` is none.
+def read_signature(text: str, task_id: str) -> Signature:
+    """The declared function; EvaluationError where a problem's `signature` is none.
 
-    >>> from dataclasses import replace
-    >>> read_signature(replace(SELF_CHECK, signature="map<char,int> f(const string &s, vector<int>& v)"))
+    >>> read_signature("map<char,int> f(const string &s, vector<int>& v)", "CPP/0")
     Signature(result='map<char,int>', name='f', parameters=(Parameter(type='const string &', name='s'), \
 Parameter(type='vector<int>&', name='v')))
     """
-    found = re.fullmatch(r"(?s)\s*(.+?[\s>&*])(\w+)\s*\((.*)\)\s*", without_comments(problem.signature))
-    if found is None:
-        raise EvaluationError(f"{problem.task_id}: its signature '{problem.signature}' is no C++ function's; a result, a name "
-                              "and parameters are expected, such as 'bool below_zero(vector<int> operations)'")
-    parameters = [_parameter(problem, text) for text in split(found[3]) if text != "void"]
-    return Signature(found[1].strip(), found[2], tuple(parameters))
-
-
-def _parameter(problem: Problem, text: str) -> Parameter:
-    found = re.fullmatch(r"(?s)(.+?)(\w+)\s*(?:=.*)?", text)
-    if found is None:
-        raise EvaluationError(f"{problem.task_id}: the parameter '{text}' of its signature has no name; calls are "
-                              "written with the names of the parameters")
-    return Parameter(found[1].strip(), found[2])
+    found = re.fullmatch(r"(?s)\s*(.+?[\s>&*])(\w+)\s*\((.*)\)\s*", without_comments(text))
+    parts = [part for part in split(found[3]) if part != "void"] if found else []
+    parameters = [re.fullmatch(r"(?s)(.+?)(\w+)\s*(?:=.*)?", part) for part in parts]
+    if found is None or None in parameters:
+        raise EvaluationError(f"{task_id}: its signature '{text}' is no C++ function's; a result, a name and parameters with "
+                              "types and names are expected, such as 'bool below_zero(vector<int> operations)'")
+    return Signature(found[1].strip(), found[2], tuple(Parameter(part[1].strip(), part[2]) for part in parameters))
 
 
 def _before_entry(prompt: str, signature: Signature) -> str:
