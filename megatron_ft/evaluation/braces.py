@@ -14,8 +14,6 @@ from typing import NamedTuple
 from megatron_ft.evaluation import brace_java
 from megatron_ft.evaluation.brace_grammars import CPP, GO, JAVA, JS, RUST, Grammar, Token, scan
 from megatron_ft.evaluation.brace_items import (
-    (,
-)
     Item,
     begun,
     closing,
