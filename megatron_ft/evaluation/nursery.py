@@ -52,16 +52,19 @@ class Nursery:
             argv: the command inside; the number of its socket is appended.
             half: which half of a case its processes are.
         """
-        self._sandbox, self._box, self._half = sandbox, box, half
-        self._uid = sandbox.next_uid()
+        self._limits = box.limits
+        uid = sandbox.next_uid()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the nursery
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = sandbox.privileged_command(box, [*argv, str(theirs.fileno())])
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
                                             pass_fds=(theirs.fileno(),), cwd="/", start_new_session=True)
+        setup = {"half": half, "uid": uid, "locked": sandbox.locked, "tmp_bytes": box.limits.file_bytes,
+                 "limits": resource_limits(box.limits, processes_allowed(box.limits, uid))}
         self._control.settimeout(READY_S)
         try:
+            self._control.send(json.dumps(setup).encode())
             came_up = self._control.recv(ANSWER_BYTES) == b"ready"
         except OSError:
             came_up = False
@@ -78,15 +81,12 @@ class Nursery:
     def started(self, *, stdin: bytes, keep: Sequence[int]) -> Iterator[Forked]:
         """Run a process until the block ends; then it and all that it started are dead."""
         reading, writing = os.pipe()
-        forked = Forked(self, Stream(reading, self._box.limits.output_bytes), self._box.limits.memory_bytes)
+        forked = Forked(self, Stream(reading, self._limits.output_bytes), self._limits.memory_bytes)
         try:
             with tempfile.TemporaryFile() as source:
                 source.write(stdin)
                 source.seek(0)
-                order = json.dumps({"half": self._half, "uid": self._uid, "locked": self._sandbox.locked,
-                                    "tmp_bytes": self._box.limits.file_bytes, "limits": resource_limits(
-                                        self._box.limits, processes_allowed(self._box.limits, self._uid))})
-                socket.send_fds(self._control, [order.encode()], [source.fileno(), writing, *keep])
+                socket.send_fds(self._control, [b"run"], [source.fileno(), writing, *keep])
         except OSError:
             self.close()  # its end is seen by whoever waits for the pipes
         finally:

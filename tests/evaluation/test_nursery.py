@@ -37,7 +37,7 @@ def double(x):
         except ProcessLookupError: continue
         except PermissionError: pass
         alive.append(pid)
-    return x * 2 if found == [[], False, False] and alive in ([1, 2], [1, 2, 3]) else [found, alive]
+    return x * 2 if found == [[], False, False] and alive == [1] else [found, alive]
 """
 RIGHTS = """
 import ctypes, os, resource, stat, struct

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import threading
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,6 +126,7 @@ class Python(Language):
         return [_interpreter(), "-s", "-B", "-m", f"{SCRIPTS.name}.{script}"]
 
 
+@cache
 def _interpreter() -> str:
     """The interpreter itself, not a virtual environment's link to it."""
     return str(Path(sys.executable).resolve())

@@ -2,15 +2,19 @@
 
 `python -m python_inside.nursery CONTROL`, in a box, with the rights that making namespaces takes.
 
-Each order on the control socket, a datagram of JSON with the descriptors of stdin, of stdout and stderr, and of the pipes,
-becomes a process in pid, mount and ipc namespaces of its own, with its own /tmp, in which every right is given up before
-anything of the program is read. Process 1 of those namespaces waits for it; when it ends, the kernel ends all that it left.
-Nothing of one program is there for the next. `kill` ends the process at once; its exit status is the answer to every order.
+The first message on the control socket says which half of a case its processes are, and under which limits. Then each
+message is an order: its descriptors, of stdin, of stdout and stderr, and of the pipes, are those of the next process. `kill`
+ends that process at once; its exit status is the answer to every order.
+
+A program's process is the first of pid, mount and ipc namespaces of its own, with its own /tmp, and has given up every right
+before anything of the program is read. When it ends, the kernel ends all that it started, and nothing of one program is
+there for the next. Tests are the benchmark's: their nursery gives its rights up itself, and forks.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import json
@@ -22,6 +26,10 @@ import signal
 import socket
 import struct
 import sys
+
+import numpy  # noqa: F401  # for the programs that import it
+
+from . import program, tests
 
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
 NEW_USER = 0x10000000
@@ -75,49 +83,34 @@ def drop_capabilities(*, keep_effective: bool = False) -> None:
         require(libc.capset(header, ctypes.create_string_buffer(24)))
 
 
-def become(order: dict, descriptors: list[int]) -> None:
-    """Run the wanted half as the ordered process, with its descriptors and none besides."""
+def become(setup: dict, descriptors: list[int]) -> None:
+    """Run the half as this process, with the descriptors of an order and none besides."""
     stdin, output, *pipes = descriptors
     os.dup2(stdin, 0), os.dup2(output, 1), os.dup2(output, 2)
-    for descriptor in pipes:
-        os.set_inheritable(descriptor, True)
     for descriptor in range(3, max(descriptors) + 4):
         if descriptor not in pipes:
-            try:
+            with contextlib.suppress(OSError):
                 os.close(descriptor)
-            except OSError:
-                continue
     os.setsid()
-    for name, (soft, hard) in order["limits"].items():
+    if setup["half"] == "program":
+        size = f"mode=1777,size={setup['tmp_bytes']}".encode()
+        require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
+    for name, (soft, hard) in setup["limits"].items():
         resource.setrlimit(LIMITS[name], (soft, hard))
-    give_up_rights(order["uid"], order["locked"])
+    if setup["half"] == "program":
+        give_up_rights(setup["uid"], setup["locked"])
     os.chdir("/tmp")
     sys.argv[1:] = map(str, pipes)
-    from . import program, tests
-
-    {"program": program, "tests": tests}[order["half"]].main()
-
-
-def first_process(order: dict, descriptors: list[int]) -> int:
-    """Process 1 of the namespaces: its own /tmp, the ordered process, and that one's exit status as its own."""
-    size = f"mode=1777,size={order['tmp_bytes']}".encode()
-    require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
-    child = os.fork()
-    if child == 0:
-        leave_with(become, order, descriptors)
-    os.closerange(0, max(descriptors) + 4)
-    while True:
-        ended, status = os.wait()
-        if ended == child:
-            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    {"program": program, "tests": tests}[setup["half"]].main()
 
 
 def leave_with(run: object, *arguments: object) -> None:
-    """Call a function and leave with its result, as an interpreter would, whatever it raises."""
+    """Call a function and leave as an interpreter would, whatever it raises."""
     code = 1
     try:
-        code = run(*arguments) or 0
+        run(*arguments)
         atexit._run_exitfuncs()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -147,10 +140,9 @@ def attend(control: socket.socket, child: int) -> int:
 def main() -> None:
     """Load what programs may import, say so, and serve orders until the socket is closed."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    import numpy  # noqa: F401
-
-    from . import program, tests, wire  # noqa: F401
-
+    setup = json.loads(control.recv(ORDER_BYTES))
+    if setup["half"] == "tests":
+        give_up_rights(setup["uid"], setup["locked"])
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
     control.send(b"ready")
@@ -160,10 +152,10 @@ def main() -> None:
             return
         if not descriptors:  # a kill that came when the process had ended by itself
             continue
-        child = fork_into_namespaces()
+        child = fork_into_namespaces() if setup["half"] == "program" else os.fork()
         if child == 0:
             control.close()
-            leave_with(first_process, json.loads(message), descriptors)
+            leave_with(become, setup, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         status = attend(control, child)
