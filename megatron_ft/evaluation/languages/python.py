@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import case
+from megatron_ft.evaluation import alone, case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
@@ -94,6 +94,11 @@ class Python(Language):
             return self._side("tests", json.dumps(job).encode())
 
         return case.judge(self.sandbox, problem.task_id, lambda: self._side("program", source), tests)
+
+    def judge_publicly(self, source: str) -> Verdict:
+        """Run program and tests in one process; a pass is that nothing was raised."""
+        ended = alone.run(self.sandbox, self._side("public", source.encode("utf-8", "surrogatepass")))
+        return ended.verdict(ended.report == "passed")
 
     def _side(self, half: str, stdin: bytes) -> Side:
         return Side(self._box, self._argv(half), stdin, self._nursery(half))
