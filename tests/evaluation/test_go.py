@@ -202,9 +202,9 @@ ATTACKS = {
         "{ return false } }\nreturn true", {"failed"}),
     "writes a verdict to every file": (
         'for i := 0; i < 200; i++ { syscall.Write(i, []byte("ready\\npassed\\n")) }\nreturn false', {"failed", "refused"}),
-    "writes a right answer of its own to every file": (
-        'for i := 3; i < 200; i++ { syscall.Write(i, []byte("\\x09\\x00\\x00\\x00\\x01\\x05\\x00\\x00\\x00\\x00\\x00\\x00\\x00")) }\n'
-        "return false", {"failed", "refused"}),
+    "writes an answer of its own to every file": (
+        "answer := append([]byte{10, 0, 0, 0, 1, 5}, make([]byte, 8)...)\n"
+        "for i := 3; i < 200; i++ { syscall.Write(i, answer) }\nreturn false", {"failed", "refused"}),
     "announces an answer without end": (
         'for i := 3; i < 200; i++ { syscall.Write(i, []byte("\\xff\\xff\\xff\\xff")) }\nreturn false', {"failed", "refused"}),
     "closes every file": ("for i := 0; i < 200; i++ { syscall.Close(i) }\nreturn true", {"failed"}),

@@ -1,0 +1,216 @@
+"""Java: compiled by a javac that stays, run by two small JVMs.
+
+The program's classes and those of the tests never meet: each half is one artifact, which the class loader of our own half
+of the wire (`java_inside`) reads. The tests' Solution is the problem's own text, in which the method that a model has to
+write asks the program's Solution in the other box.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import braces
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.build import Built
+from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.languages.java_compiler import Compilers
+from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
+from megatron_ft.evaluation.toolchain_cache import cached_folder
+
+INSIDE = "/box/java"
+SOURCES = Path(__file__).parent / "java_inside"
+OLDEST = 17
+# The first tier of its compiler and its smallest collector: a program's tests run for a tenth of a second.
+OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2", "-Xshare:auto",
+           "--add-opens=java.base/java.io=ALL-UNNAMED")
+HEAP, STACK, COMPILER_HEAP = "-Xmx1g", "-Xss2m", "-Xmx768m"
+IMPORT = re.compile(r"^[ \t]*import\s[^;]+;", re.MULTILINE)
+HEAD = re.compile(r"(?:[;{}]|\*/)\s*(?P<modifiers>(?:@?\w+\s+)*?)(?:<[^{};()]*>\s*)?"
+                  r"(?P<returns>[\w.]+(?:\s*<[^{};()]*>)?[\s\[\]]+)"
+                  r"(?P<name>\w+)\s*\((?P<parameters>[^(){};]*)\)[^(){};]*\{\s*$")
+SELF_CHECK = Problem(
+    "self-check", "class Solution {\n    public int f(int x) {\n", "class Solution {\n    public int f(int x) {\n", "", "",
+    "", "", "f", "", "", "",
+    "public class Main {\n    public static void main(String[] args) {\n"
+    "        if (new Solution().f(2) != 4) throw new AssertionError();\n    }\n}\n", "")
+
+
+class Method(NamedTuple):
+    """What the tests' half needs to know of the method that a problem begins."""
+
+    name: str
+    parameters: tuple[str, ...]
+    """Their names."""
+    static: bool
+    void: bool
+
+
+class Java(Compiled):
+    """Java, by the javac on PATH and the java beside it."""
+
+    name = "java"
+    title = "Java"
+    task_prefix = "Java"
+    tools: ClassVar = {"javac": "openjdk-17-jdk-headless"}
+    default_limits: ClassVar = Limits(address_space=False, processes=40)
+    # The cpu time is that of all programs together, so a single one is held to the wall time.
+    build_limits: ClassVar = Limits(cpu_s=10**6, wall_s=60, memory_bytes=4 * 2**30, address_space=False, processes=64)
+
+    def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
+        super().__init__(sandbox, limits)
+        self._compilers: dict[str, Compilers] = {}
+
+    @staticmethod
+    def assemble(problem: Problem, base: str, completion: str) -> str:
+        """The program of a completion; see `braces`."""
+        return braces.assemble(braces.JAVA, base, completion, problem.entry_point)
+
+    @staticmethod
+    def is_complete(completion: str, entry_point: str) -> bool:
+        """Whether the class has ended; see `braces`."""
+        return braces.is_complete(braces.JAVA, completion, entry_point)
+
+    def check(self) -> dict[str, str]:
+        """Judge a right and a wrong program; the toolchain's version."""
+        for factor, expected in (("2", "passed"), ("3", "failed")):
+            program = f"class Solution {{\n    public int f(int x) {{\n        return x * {factor};\n    }}\n}}\n"
+            verdict = self.judge(SELF_CHECK, SELF_CHECK.prompt, program)
+            if verdict.status != expected:
+                raise EvaluationError(f"java programs cannot be judged here: one that must give '{expected}' gave "
+                                      f"'{verdict.status}' ({verdict.reason}); its output: {verdict.output.strip()}")
+        return {"javac": self._version}
+
+    def program_source(self, problem: Problem, program: str) -> str:
+        """The program; what it does not import of the problem's imports is added to its first line."""
+        if re.match(r"\s*package\s", program):
+            return program
+        given = {_spaceless(line) for line in IMPORT.findall(program)}
+        return "".join(f"{line.strip()} " for line in IMPORT.findall(problem.prompt) if _spaceless(line) not in given) + program
+
+    def tests_source(self, problem: Problem) -> str:
+        """The tests, on the same lines as in the problem, and after them the problem's own class, whose method asks."""
+        imports = "".join(f"{line.strip()} " for line in IMPORT.findall(problem.prompt))
+        method = method_begun(problem)
+        owner = re.findall(r"\bclass\s+(\w+)", problem.prompt)[-1]
+        call = (f"megatron_ft.Ask.call({', '.join([f'{owner}.class', '-1' if method.static else 'megatronFtSelf'])}, "
+                f'"{method.name}", new Object[] {{{", ".join(method.parameters)}}});')
+        return (f"{imports}{problem.test}\n{IMPORT.sub('', problem.prompt)}\n{'' if method.void else 'return '}{call}\n}}\n"
+                f"private final int megatronFtSelf = megatron_ft.Ask.make({owner}.class);\n}}\n")
+
+    def build_box(self) -> Box:
+        """The compiler, and our half of the wire for the tests to call."""
+        return self._box({str(self._toolchain): INSIDE}, self.build_limits)
+
+    def build_script(self, half: str) -> str:
+        """The compiler's own command: it takes one source after another, over two descriptors."""
+        return f"exec {' '.join(self._java('Compiler', 'compile', COMPILER_HEAP))} {half} \"$@\""
+
+    def run_box(self, artifact: Path) -> Box:
+        """The artifact, and our half of the wire."""
+        return self._box({str(self._toolchain): INSIDE, str(artifact): ARTIFACT}, self.limits)
+
+    def argv(self, half: str) -> Sequence[str]:
+        """Our half of the wire, which loads the artifact."""
+        return [*self._java({"program": "Answer", "tests": "Ask"}[half], "run", HEAP), ARTIFACT]
+
+    def _build(self, half: str, source: str) -> Built:
+        """As `build` would, by a compiler that stays."""
+        if half not in self._compilers:
+            compilers = Compilers(self.sandbox, self.build_box(), self.build_script(half))
+            if self._compilers.setdefault(half, compilers) is compilers:
+                weakref.finalize(self, compilers.close)
+        began = time.monotonic()
+        try:
+            answer = self._compilers[half].compile(source.encode("utf-8", "replace"))
+        except TimeoutError:
+            reason = f"not compiled after {self.build_limits.wall_s:g} s"
+            return Built(b"", "timeout", reason, "", round(time.monotonic() - began, 3))
+        seconds = round(time.monotonic() - began, 3)
+        if answer is None:
+            return Built(b"", "compile error", "the compiler ended at this program", "", seconds)
+        if answer[:1] == b"c":
+            return Built(answer[1:], "", "", "", seconds)
+        said = answer[1:].decode("utf-8", "replace")
+        return Built(b"", "compile error", said.partition("\n")[0], said, seconds)
+
+    def _java(self, main: str, archive: str, heap: str) -> list[str]:
+        inside = str(self._toolchain) if self.sandbox.tool == "none" else INSIDE
+        return [f"{self._home}/bin/java", *OPTIONS, heap, STACK, f"-XX:SharedArchiveFile={inside}/{archive}.jsa",
+                "-cp", f"{inside}/inside.jar", f"megatron_ft.{main}"]
+
+    def _box(self, shown: dict[str, str], limits: Limits) -> Box:
+        # The launcher finds its libraries beside itself by /proc/self/exe, which a box lacks.
+        return Box({**shown, **{folder: folder for folder in self._folders}}, {"LD_LIBRARY_PATH": f"{self._home}/lib"}, limits)
+
+    @cached_property
+    def _home(self) -> Path:
+        """The JDK's folder; EvaluationError where there is none."""
+        javac = shutil.which("javac")
+        if javac is None:
+            raise EvaluationError("java programs need the command 'javac', which is not on PATH: "
+                                  f"install {self.tools['javac']}")
+        return Path(javac).resolve().parents[1]
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        """The JDK, and the folders outside of it that its settings are links to (Debian has them in /etc)."""
+        targets = (path.resolve() for path in self._home.rglob("*") if path.is_symlink())
+        outside = {str(Path(*target.parts[:3])) for target in targets if target.parts[:2] == ("/", "etc") and target.exists()}
+        return sorted({str(self._home), *outside} - {"/etc/ssl"})
+
+    @cached_property
+    def _version(self) -> str:
+        done = _run([f"{self._home}/bin/javac", "-version"])
+        version = done.split()[-1]
+        if int(version.split(".")[0]) < OLDEST:
+            raise EvaluationError(f"java programs need a JDK {OLDEST} or newer; {self._home} is {version}: "
+                                  f"install {self.tools['javac']}")
+        return version
+
+    @cached_property
+    def _toolchain(self) -> Path:
+        """Our half of the wire, compiled, and archives of what the JVMs load at their start."""
+        sources = [path.read_text() for path in sorted(SOURCES.glob("*.java"))]
+        key = [self._version, str(self._home), Path(__file__).read_text(), *sources]
+        return cached_folder("java", key, self._make_toolchain)
+
+    def _make_toolchain(self, folder: Path) -> None:
+        classes = folder / "classes"
+        _run([f"{self._home}/bin/javac", "-d", str(classes), *map(str, sorted(SOURCES.glob("*.java")))])
+        _run([f"{self._home}/bin/jar", "--create", "--file", str(folder / "inside.jar"), "-C", str(classes), "."])
+        shutil.rmtree(classes)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EvaluationError(f"{command[0]} failed with {done.returncode}: {(done.stderr or done.stdout).strip()[-1500:]}")
+    return done.stdout + done.stderr
+
+
+def _spaceless(text: str) -> str:
+    return "".join(text.split())
+
+
+def method_begun(problem: Problem) -> Method:
+    """The method that a problem's prompt leaves open; some have another name than the problem's entry_point.
+
+    >>> method_begun(SELF_CHECK)
+    Method(name='f', parameters=('x',), static=False, void=False)
+    """
+    head = HEAD.search(problem.prompt)
+    if head is None:
+        raise EvaluationError(f"{problem.task_id}: its prompt does not end with the head of a method; "
+                              f"its last line is {problem.prompt.rstrip().splitlines()[-1]!r}")
+    without_types = re.sub(r"<[^<>]*>", "", re.sub(r"<[^<>]*>", "", re.sub(r"<[^<>]*>", "", head["parameters"])))
+    parameters = tuple(part.split()[-1] for part in without_types.split(",") if part.strip())
+    return Method(head["name"], parameters, "static" in head["modifiers"].split(), head["returns"].strip() == "void")
