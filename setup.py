@@ -28,6 +28,7 @@ setup(
         "safetensors>=0.5",
         "isal>=1.8",
         "numpy>=1.26",
+        "scipy>=1.15",
         "psutil>=5.9",
         "pydantic>=2.7",
         "tomli>=2.0; python_version < '3.11'",

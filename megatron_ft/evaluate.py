@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
 from megatron_ft import cli
-from megatron_ft.evaluation import settings
+from megatron_ft.evaluation import compare, merge, report, settings
 from megatron_ft.evaluation.run import evaluate
 
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
+    "compare": compare.command, "merge": merge.command, "report": report.command}
+"""First argument -> what the rest is for; without one of these it is a run."""
+ABOUT = """other commands (each with its own --help):
+  compare RUN_A RUN_B        what changed between two runs, and whether it may be chance
+  merge --output OUT PART... join the folders of all shards of a run
+  report FOLDER              write summary, tables and page of a finished run again"""
 
-def command() -> None:
-    """Read the command line and evaluate."""
-    evaluate(settings.parse())
+
+def command() -> int | None:
+    """Read the command line and do what it says."""
+    argv = sys.argv[1:]
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
+    evaluate(settings.parse(argv, epilog=ABOUT))
+    return None
 
 
 if __name__ == "__main__":

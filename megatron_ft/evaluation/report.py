@@ -1,90 +1,111 @@
-"""What an evaluation leaves behind beside its samples and results: a summary, and a table on the screen."""
+"""What an evaluation leaves behind beside its samples and results: summary, tables, a page, files for other tools."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import megatron_ft
-from megatron_ft import log
-from megatron_ft.evaluation.benchmark import Benchmark
-from megatron_ft.evaluation.passk import pass_at_k
-from megatron_ft.evaluation.run_folder import Key
-from megatron_ft.evaluation.settings import Settings
+from megatron_ft import cli, log
+from megatron_ft.evaluation import benchmark as benchmarks
+from megatron_ft.evaluation import harness_files, page, statistics, tables
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.passk import shown
+from megatron_ft.evaluation.run_folder import SUMMARY, FinishedRun, Key
 from megatron_ft.evaluation.verdict import STATUSES
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+MARKDOWN, PAGE, HARNESS = "summary.md", "report.html", "harness"
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Everything that one evaluation found out."""
 
-    settings: Settings
-    benchmarks: Mapping[str, Benchmark]
+    facts: Mapping[str, object]
+    """What no row of samples or results says: settings, benchmark, generation, sandbox, toolchains, versions."""
+    bug_types: Mapping[str, Mapping[str, str]]
+    problems: Mapping[str, Problem]
+    """By task id; empty where the benchmark's file is not at hand."""
     samples: Mapping[Key, Mapping]
     results: Mapping[Key, Mapping]
-    generation: Mapping[str, float] | None
-    toolchains: Mapping[str, Mapping[str, str]]
-    sandbox: Mapping[str, object]
-
-
-def scores(results: Mapping[Key, Mapping]) -> list[dict]:
-    """For each language and scenario, in the results' order: problems, samples, pass@k and verdicts."""
-    rows: dict[tuple[str, str], list[Mapping]] = defaultdict(list)
-    for row in results.values():
-        rows[row["language"], row["scenario"]].append(row)
-    return [{"language": language, "scenario": scenario, **score(each)} for (language, scenario), each in rows.items()]
-
-
-def score(rows: list[Mapping]) -> dict:
-    """Problems, samples, pass@k and verdicts of some results."""
-    samples, passed = Counter(), Counter()
-    for row in rows:
-        samples[row["task_id"]] += 1
-        passed[row["task_id"]] += row["status"] == "passed"
-    found = Counter(row["status"] for row in rows)
-    values = pass_at_k([(number, passed[task_id]) for task_id, number in samples.items()])
-    return {"problems": len(samples), "samples": len(rows), "pass@k": {str(k): value for k, value in values.items()},
-            "verdicts": {status: found[status] for status in STATUSES}}
 
 
 def write(outcome: Outcome, folder: Path) -> dict:
-    """Write summary.json into a folder; returns the summary."""
-    result = {
-        "scores": scores(outcome.results),
-        "distinct_programs": len({(row["task_id"], row["program_sha256"]) for row in outcome.results.values()}),
-        "generation": outcome.generation,
-        "settings": asdict(outcome.settings),
-        "benchmark": {name: {"path": str(benchmark.path), "sha256": benchmark.sha256, "problems": len(benchmark.problems)}
-                      for name, benchmark in outcome.benchmarks.items()},
-        "sandbox": dict(outcome.sandbox),
-        "toolchains": {name: dict(versions) for name, versions in outcome.toolchains.items()},
-        "versions": versions(),
+    """Write summary.json, summary.md, report.html and what the public harness would have written; returns the summary."""
+    rows = outcome.results.values()
+    summary = {
+        "scores": statistics.scores(rows, outcome.bug_types),
+        "averages": statistics.averages(rows),
+        "intervals": {"confidence": statistics.CONFIDENCE, "resamples": statistics.RESAMPLES, "seed": statistics.SEED,
+                      "method": "percentile bootstrap over problems"},
+        "distinct_programs": len({(row["task_id"], row["program_sha256"]) for row in rows}),
+        **outcome.facts,
     }
-    (folder / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
+    write_json(folder / SUMMARY, summary)
+    cli.write_text_atomically(folder / MARKDOWN, tables.markdown(summary))
+    cli.write_text_atomically(folder / PAGE, page.page(summary, outcome.samples, outcome.results, outcome.problems))
+    if not summary["settings"]["shard"]:  # a list with every n-th problem would be read as the first ones
+        harness_files.write(summary, outcome.samples, folder / HARNESS)
+    return summary
 
 
-def show(result: Mapping) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write a value for people and programs."""
+    cli.write_text_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def show(summary: Mapping) -> None:
     """Print pass@k and the verdicts."""
-    ks = list(dict.fromkeys(k for row in result["scores"] for k in row["pass@k"]))
-    columns = ["language", "scenario", "problems", "samples", *(f"pass@{k}" for k in ks), *STATUSES]
+    ks = sorted({k for row in summary["scores"] for k in shown(len(row["pass@k"]))})
+    columns = ["language", "scenario", "problems", "samples", *(f"pass@{k}" for k in ks), "95% of pass@1", *STATUSES]
     rows = [[row["language"], row["scenario"], row["problems"], row["samples"],
-             *(f"{row['pass@k'][k]:.4f}" if k in row["pass@k"] else "" for k in ks), *row["verdicts"].values()]
-            for row in result["scores"]]
-    log.table(f"{result['settings']['mode']} mode", columns, rows)
+             *(f"{row['pass@k'][str(k)]:.4f}" if str(k) in row["pass@k"] else "" for k in ks),
+             tables.interval(row["interval"]["1"]), *row["verdicts"].values()] for row in summary["scores"]]
+    shard = f", shard {summary['settings']['shard']}" if summary["settings"]["shard"] else ""
+    log.table(f"{summary['settings']['mode']} mode{shard}", columns, rows)
 
 
-def program_sha256(program: str) -> str:
-    """What identifies a program's text."""
-    return sha256(program.encode("utf-8", "surrogatepass")).hexdigest()
+def command(argv: Sequence[str]) -> None:
+    """`report FOLDER`: make the tables and the page of a finished run again."""
+    parser = argparse.ArgumentParser(prog="python -m megatron_ft.evaluate report", description=(
+        "Write the summary, the tables and the page of a finished run again, from its samples.jsonl and results.jsonl."))
+    parser.add_argument("folder", metavar="FOLDER", help="a run's --output")
+    parser.add_argument("--benchmark", default="", help="where the benchmark is now, if it has moved: for the solutions that "
+                        "programs are compared with")
+    arguments = parser.parse_args(argv)
+    run = FinishedRun.read(arguments.folder)
+    show(write(of_run(run, benchmark=arguments.benchmark), run.path))
+    log.get().info(f"written to {run.path}: {SUMMARY}, {MARKDOWN}, {PAGE}")
+
+
+def of_run(run: FinishedRun, *, benchmark: str = "") -> Outcome:
+    """What a finished run found out."""
+    computed = ("scores", "averages", "intervals", "distinct_programs")
+    facts = {name: value for name, value in run.summary.items() if name not in computed}
+    return Outcome(facts, run.identity["bug_types"], problems_of(run, benchmark), run.samples, run.results)
+
+
+def problems_of(run: FinishedRun, benchmark: str) -> dict[str, Problem]:
+    """The benchmark's problems, if the very file is still there; DataError only where `benchmark` names it."""
+    languages = list(run.identity["benchmark"])
+    source = benchmark or run.summary["settings"]["benchmark"]
+    if not benchmark and not Path(source).exists():
+        log.get().warning(f"{source} is gone, so the page shows programs without the benchmark's solutions; name it with "
+                          "--benchmark")
+        return {}
+    found = benchmarks.find(source, languages)
+    for language, each in found.items():
+        if each.sha256 != run.identity["benchmark"][language]:
+            log.get().warning(f"{each.path} is not the file of this run (sha256 {each.sha256[:12]}, then "
+                              f"{run.identity['benchmark'][language][:12]}); the page shows no solutions from it")
+            return {}
+    return {problem.task_id: problem for each in found.values() for problem in each.problems}
 
 
 def versions() -> dict[str, str]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 
 from megatron_ft import cli, log
 from megatron_ft.data import templates
 from megatron_ft.data.templates import Template
 from megatron_ft.evaluation import benchmark as benchmarks
-from megatron_ft.evaluation import judging, languages, model_folder, prompts, report, sandbox, scenarios
-from megatron_ft.evaluation.benchmark import Benchmark
+from megatron_ft.evaluation import harness_files, judging, languages, model_folder, prompts, report, sandbox, scenarios, shards
+from megatron_ft.evaluation.benchmark import Benchmark, Problem
 from megatron_ft.evaluation.execution import Attempt, execute
+from megatron_ft.evaluation.harness_files import Given
 from megatron_ft.evaluation.judging import Judge
-from megatron_ft.evaluation.run_folder import RunFolder
+from megatron_ft.evaluation.run_folder import Key, RunFolder
 from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.scenarios import DESCRIBED, Task
 from megatron_ft.evaluation.settings import Settings
+from megatron_ft.evaluation.shards import Shard
 from megatron_ft.evaluation.verdict import Verdict
 
 CLOCK_FACTOR = 4  # a program may take this many times its cpu seconds by the clock, on a machine that does more
 DECIDE_SAMPLES = ("scenario", "language", "mode", "solutions", "samples", "temperature", "top_p", "max_new_tokens",
-                  "prompt_style", "seed", "dtype", "limit", "problems", "timeout_s")
+                  "prompt_style", "seed", "dtype", "limit", "problems", "timeout_s", "shard")
 EXPLAINED = "explainsynthesize"
 
 
@@ -46,39 +49,57 @@ def evaluate(settings: Settings) -> dict:
     """
     output = cli.require_absent(settings.output, option="--output")
     found = benchmarks.find(settings.benchmark, settings.languages)
-    wanted = tasks_of(settings, found)
+    chosen = {language: benchmarks.select(benchmark, problems=settings.problems, limit=settings.limit or None)
+              for language, benchmark in found.items()}
+    given = harness_files.read(settings, found, chosen) if settings.generations else None
+    settings = replace(settings, samples=given.samples) if given else settings
+    wanted = tasks_of(settings, chosen)
     template = template_of(settings)
     box = sandbox.find(unsafe=settings.unsafe)
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")
     judges = {name: judge_of(settings, name, box) for name in settings.languages}
     toolchains = {name: judge.language.check() for name, judge in judges.items()}
-    with RunFolder(output, identity(settings, found)) as folder:
-        figures = (take_solutions(settings, wanted, judges, folder) if settings.solutions
-                   else generate(settings, wanted, judges, template, folder))
+    run = identity(settings, found, chosen, given)
+    with RunFolder(output, run) as folder:
+        figures = answer(settings, wanted, judges, template, given, folder)
         judge_all(settings, wanted, judges, folder)
-        result = report.write(report.Outcome(settings, found, folder.samples, folder.results, figures, toolchains,
-                                             asdict(box)), folder.path)
-        folder.finish([each.key for each in wanted])
+        facts = {"generation": figures, "settings": asdict(settings), "benchmark": described(found), "sandbox": asdict(box),
+                 "toolchains": toolchains, "versions": report.versions()}
+        order = [each.key for each in wanted]
+        result = report.write(report.Outcome(
+            facts, run["bug_types"], {problem.task_id: problem for problems in chosen.values() for problem in problems},
+            in_order(folder.samples, order), in_order(folder.results, order)), folder.path)
+        folder.finish(order)
     report.show(result)
-    log.get().info(f"written to {output}")
+    log.get().info(f"written to {output}; {output / report.PAGE} shows it")
     return result
 
 
-def tasks_of(settings: Settings, found: Mapping[str, Benchmark]) -> list[Wanted]:
-    """Every sample of the run, in the order of its files."""
-    chosen = []
-    for language, benchmark in found.items():
-        problems = benchmarks.select(benchmark, problems=settings.problems, limit=settings.limit or None)
-        for scenario in asked_for(settings):
-            tasks = [scenarios.task(problem, scenario, language, mode=settings.mode) for problem in problems]
-            chosen += [Wanted(task, sample) for task in tasks for sample in range(settings.samples)]
-    return chosen
+def tasks_of(settings: Settings, chosen: Mapping[str, Sequence[Problem]]) -> list[Wanted]:
+    """Every sample of the run, or of its shard, in the order of its files."""
+    problems = {(language, problem.task_id): problem for language, each in chosen.items() for problem in each}
+    whole = shards.places({language: [problem.task_id for problem in each] for language, each in chosen.items()},
+                          asked_for(settings))
+    tasks = [scenarios.task(problems[place.language, place.task_id], place.scenario, place.language, mode=settings.mode)
+             for place in shards.part(whole, Shard.parse(settings.shard))]
+    return [Wanted(task, sample) for task in tasks for sample in range(settings.samples)]
+
+
+def described(found: Mapping[str, Benchmark]) -> dict[str, dict]:
+    """The benchmark's files, for the summary."""
+    return {name: {"path": str(benchmark.path), "sha256": benchmark.sha256, "problems": len(benchmark.problems)}
+            for name, benchmark in found.items()}
+
+
+def in_order(rows: Mapping[Key, Mapping], order: Sequence[Key]) -> dict[Key, Mapping]:
+    """Rows as the finished files have them: verdicts come in the order in which programs end."""
+    return {key: rows[key] for key in order if key in rows}
 
 
 def asked_for(settings: Settings) -> tuple[str, ...]:
-    """The scenarios, with the one that describes if answers go on from descriptions; solutions describe nothing."""
-    if settings.solutions:
+    """The scenarios, with the one that describes if answers go on from descriptions; only a model describes."""
+    if not settings.model:
         return tuple(name for name in settings.scenarios if name != DESCRIBED)
     if EXPLAINED in settings.scenarios and DESCRIBED not in settings.scenarios:
         return (DESCRIBED, *settings.scenarios)
@@ -103,11 +124,29 @@ def judge_of(settings: Settings, name: str, box: Sandbox) -> Judge:
     return judging.MODES[settings.mode](kind(box, limits), settings.prompt_style)
 
 
-def identity(settings: Settings, found: Mapping[str, Benchmark]) -> dict:
-    """What a run must have in common with one that it goes on with."""
+def identity(settings: Settings, found: Mapping[str, Benchmark], chosen: Mapping[str, Sequence[Problem]],
+             given: Given | None = None) -> dict:
+    """What a run must have in common with one that it goes on with; and the order of its tasks, which `merge` needs."""
     return {"model": model_folder.identity(settings.model) if settings.model else "",
             "benchmark": {name: benchmark.sha256 for name, benchmark in found.items()},
-            **{name: getattr(settings, name) for name in DECIDE_SAMPLES}}
+            "generations": given.sha256 if given else "", "scenarios": list(asked_for(settings)),
+            **{name: getattr(settings, name) for name in DECIDE_SAMPLES},
+            "bug_types": {language: {problem.task_id: problem.bug_type for problem in problems}
+                          for language, problems in chosen.items()}}
+
+
+def answer(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], template: Template | None,
+           given: Given | None, folder: RunFolder) -> dict:
+    """Keep an answer to everything that has none, from wherever answers come; the figures of generating them."""
+    if settings.model:
+        return generate(settings, wanted, judges, template, folder)
+    missing = [each for each in wanted if each.key not in folder.samples]
+    if given:
+        for each in missing:
+            keep_answer(each, judges, folder, given.answers[each.key])
+    else:
+        take_solutions(settings, missing, judges, folder)
+    return {}
 
 
 def take_solutions(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], folder: RunFolder) -> None:
@@ -118,10 +157,15 @@ def take_solutions(settings: Settings, wanted: Sequence[Wanted], judges: Mapping
 
 
 def keep_answer(each: Wanted, judges: Mapping[str, Judge], folder: RunFolder, answer: dict) -> None:
-    """Keep a sample with what is made of it: a program, or a description that is handed on."""
+    """Keep a sample with what is made of it: a program, or a description that is handed on.
+
+    A program that was whole when it was given stays as it is.
+    """
     judge, task = judges[each.task.language], each.task
-    made = ({"description": judge.description(task, answer["completion"])} if task.scenario == DESCRIBED
-            else {"program": judge.program(task, answer["completion"])})
+    if task.scenario == DESCRIBED:
+        made = {"description": judge.description(task, answer["completion"])}
+    else:
+        made = {} if "program" in answer else {"program": judge.program(task, answer["completion"])}
     folder.add_sample({"task_id": task.problem.task_id, "scenario": task.scenario, "language": task.language,
                        "sample": each.sample, **answer, **made})
 
@@ -173,7 +217,7 @@ def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str,
     def keep(attempt: Attempt, verdict: Verdict) -> None:
         folder.add_result({"task_id": attempt.task.problem.task_id, "scenario": attempt.task.scenario,
                            "language": attempt.task.language, "sample": attempt.sample, **asdict(verdict),
-                           "program_sha256": report.program_sha256(attempt.program)})
+                           "program_sha256": sha256(attempt.program.encode("utf-8", "surrogatepass")).hexdigest()})
 
     execute(attempts, judges, workers=settings.workers or cli.cores(), keep=keep)
 

@@ -11,7 +11,8 @@ from megatron_ft.evaluation.benchmark import LANGUAGES
 from megatron_ft.evaluation.judging import MODES
 from megatron_ft.evaluation.model_folder import DEVICES, DTYPES
 from megatron_ft.evaluation.prompts import STYLES
-from megatron_ft.evaluation.scenarios import ABOUT, SCENARIOS
+from megatron_ft.evaluation.scenarios import ABOUT, DESCRIBED, SCENARIOS
+from megatron_ft.evaluation.shards import Shard
 
 SOLUTIONS = ("canonical", "buggy")
 
@@ -36,7 +37,9 @@ class Settings:
                        "that compare with papers", default="fixed", choices=tuple(MODES))
     model: str = option("Hugging Face folder or hub id", default="")
     solutions: str = option("score the benchmark's own solutions instead of a model's", default="", choices=SOLUTIONS)
-    samples: int = option("samples per problem", default=1, kind=int)
+    generations: str = option("score the answers in a file instead: samples.jsonl of a run, generations.json of the public "
+                              "harness (one language and scenario), or evalplus' JSONL", default="")
+    samples: int = option("samples per problem; of --generations as many as the file has", default=1, kind=int)
     temperature: float = option("0 takes the likeliest token, above 0 samples", default=0.0, kind=float)
     top_p: float = option("share of the probability that is sampled from", default=0.95, kind=float)
     max_new_tokens: int = option("tokens an answer may have", default=512, kind=int)
@@ -52,13 +55,16 @@ class Settings:
     workers: int = option("programs executed at a time; 0 is one per core", default=0, kind=int)
     limit: int = option("only the first so many problems; 0 is all", default=0, kind=int)
     problems: str = option("only these task ids, separated by commas", default="")
+    shard: str = option("i/n: only every n-th task from the i-th (from 0), for n processes; `merge` joins their folders",
+                        default="")
     unsafe: bool = option("run programs without a sandbox where there is none; for throw-away machines", default=False,
                           kind=bool)
 
     def __post_init__(self) -> None:
-        if bool(self.model) == bool(self.solutions):
-            given = "both were" if self.model else "neither was"
-            raise ConfigError(f"--model, --solutions: exactly one of them is needed, {given} given")
+        given = [flag(name) for name in ("model", "solutions", "generations") if getattr(self, name)]
+        if len(given) != 1:
+            raise ConfigError("--model, --solutions, --generations: exactly one of them is needed, "
+                              f"{' and '.join(given) or 'none'} given")
         for name, least in (("samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("workers", 0), ("limit", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)}: {getattr(self, name)} is too small; use {least} or more")
@@ -69,6 +75,10 @@ class Settings:
             raise ConfigError(f"--timeout-s: {self.timeout_s:g} leaves a program no time; use more, or 0 for the usual")
         _chosen("scenario", self.scenario, SCENARIOS)
         _chosen("language", self.language, tuple(LANGUAGES))
+        if self.scenarios == (DESCRIBED,) and not self.model:
+            raise ConfigError(f"--scenario: {DESCRIBED} alone gives no program to score; use {', '.join(SCENARIOS[:3])} or "
+                              "explainsynthesize")
+        Shard.parse(self.shard)
         if self.samples > 1 and self.temperature == 0 and self.model:
             raise ConfigError(f"--samples: {self.samples} samples at temperature 0 would all be the same; use "
                               "--samples 1 or --temperature 0.2")
@@ -111,10 +121,18 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def parse(argv: Sequence[str] | None = None) -> Settings:
-    """Settings from a command line."""
-    parser = argparse.ArgumentParser(prog="python -m megatron_ft.evaluate", allow_abbrev=False, description=(
-        "Generate answers to a benchmark's problems, execute them in a sandbox, and report pass@k."))
+class _Help(argparse.HelpFormatter):
+    """Keeps the lines of the epilog."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def parse(argv: Sequence[str] | None = None, *, epilog: str = "") -> Settings:
+    """Settings from a command line; `epilog` is what its help ends with."""
+    parser = argparse.ArgumentParser(prog="python -m megatron_ft.evaluate", allow_abbrev=False, epilog=epilog, description=(
+        "Generate answers to a benchmark's problems, execute them in a sandbox, and report pass@k."),
+        formatter_class=_Help)
     for entry in fields(Settings):
         text, kind, choices = (entry.metadata[key] for key in ("help", "type", "choices"))
         required = entry.default is MISSING

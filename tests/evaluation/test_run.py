@@ -65,7 +65,7 @@ def test_a_model_is_evaluated(python: Python, write_benchmark, tmp_path: Path) -
     assert set(samples[0]) == {*named, "completion", "tokens", "finish", "program"}
     assert set(results[0]) == {*named, "status", "reason", "seconds", "output", "program_sha256"}
     (score,) = result["scores"]
-    assert set(score["pass@k"]) == {"1", "3"}
+    assert set(score["pass@k"]) == {"1", "2", "3"}
     assert result["generation"]["samples"] == 6
     assert sum(score["verdicts"].values()) == 6
 
@@ -143,8 +143,8 @@ def test_an_output_that_exists_is_not_touched(write_benchmark, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({}, "--model, --solutions: exactly one of them is needed, neither was given"),
-    ({"model": "m", "solutions": "buggy"}, "exactly one of them is needed, both were given"),
+    ({}, "--model, --solutions, --generations: exactly one of them is needed, none given"),
+    ({"model": "m", "solutions": "buggy"}, "exactly one of them is needed, --model and --solutions given"),
     ({"model": "m", "samples": 0}, "--samples: 0 is too small; use 1 or more"),
     ({"model": "m", "batch_size": 0}, "--batch-size: 0 is too small"),
     ({"model": "m", "temperature": -1.0}, "--temperature, --top-p: -1 and 0.95 cannot be sampled with"),
