@@ -65,7 +65,7 @@ class Cpp(Compiled):
     title = "C++"
     task_prefix = "CPP"
     tools: ClassVar = {"g++": "g++ libboost-dev libssl-dev"}
-    build_limits = Limits(cpu_s=20, wall_s=120, memory_bytes=2 * 2**30, processes=64)
+    build_limits = Limits(cpu_s=10, wall_s=120, memory_bytes=2 * 2**30, processes=64)
 
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:

@@ -54,7 +54,7 @@ class Rust(Compiled):
     title = "Rust"
     task_prefix = "Rust"
     tools: ClassVar = {"rustc": DEBIAN}
-    build_limits = Limits(cpu_s=20, wall_s=120, memory_bytes=4 * 2**30, processes=64)
+    build_limits = Limits(cpu_s=10, wall_s=120, memory_bytes=4 * 2**30, processes=64)
 
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:

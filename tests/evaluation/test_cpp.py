@@ -1,0 +1,402 @@
+"""How C++ programs are judged: right and wrong ones, every type on the wire, and hostile ones, none of which passes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import benchmark, sandbox
+from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.languages import cpp as module
+from megatron_ft.evaluation.languages.cpp import Cpp
+from megatron_ft.evaluation.sandbox import Limits
+from tests.evaluation.conftest import sandbox_or_skip
+from tests.evaluation.problems import make_problem
+from tests.evaluation.test_hostile import alive, wait_until
+
+LIMITS = Limits(cpu_s=2, wall_s=60, memory_bytes=512 * 2**20, output_bytes=2**20)
+SHORT = replace(LIMITS, cpu_s=1, wall_s=3)  # for what must run into a time-out; the rest must not, on a busy machine
+HEAD = "#include <vector>\nusing namespace std;\n"
+
+
+def problem(signature: str, *statements: str, helpers: str = "", **changed: str) -> Problem:
+    """A problem of our own: a declared function and the statements of its tests."""
+    body = "".join(f"    {statement}\n" for statement in statements)
+    return make_problem(**{
+        "task_id": "Own/0", "signature": signature, "prompt": f"{helpers}{HEAD}{signature}{{\n",
+        "declaration": f"{HEAD}{signature}{{\n", "test": f"#undef NDEBUG\n#include<assert.h>\nint main(){{\n{body}}}\n",
+        **changed})
+
+
+DOUBLE = problem("int twice(int x)", "assert (twice(2) == 4);", "assert (twice(21) == 42);")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own, so that what is tested is built by what is tested."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cpp(built: Path, monkeypatch: pytest.MonkeyPatch) -> Cpp:
+    """The executor in the first sandbox that works; skipped without a compiler, failed under CI=true."""
+    monkeypatch.setenv("MEGATRON_FT_CACHE", str(built))
+    if shutil.which("g++") is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("g++ is not on PATH (Debian package g++)")
+    return Cpp(sandbox_or_skip(sandbox.TOOLS[0]), LIMITS)
+
+
+# A program for DOUBLE -> status and what its reason says.
+PROGRAMS = {
+    "right": ("int twice(int x){ return x * 2; }", "passed", ""),
+    "wrong": ("int twice(int x){ return x * x; }", "failed",
+              r"assert \(twice\(21\) == 42\), at test line 5"),
+    "does not compile": ("int twice(int x){ return y; }", "compile error", "program.cpp:1:26: error: .y. was not declared"),
+    "is not closed": ("int twice(int x){ return x * 2;", "compile error", "error"),
+    "defines another function": ("int half(int x){ return x / 2; }", "compile error", "twice"),
+    "has a main of its own": ("int twice(int x){ return x * 2; }\nint main(){ return 7; }", "passed", ""),
+    "has macros for words": ("#define int long long\n#define N 5\n#define T 6\nint twice(int x){ return x * 2; }\n"
+                             "signed main(){ return 0; }", "passed", ""),
+    "takes another type": ("double twice(long long x){ return x * 2; }", "passed", ""),
+    "takes a reference": ("int twice(int& x){ x *= 2; return x; }", "passed", ""),
+    "has a default": ("int twice(int x, int times = 2){ return x * times; }", "passed", ""),
+    "is overloaded": ("string twice(string x){ return x + x; }\nint twice(int x){ return x * 2; }", "passed", ""),
+    "is a template": ("template<class T> T twice(T x){ return x + x; }", "passed", ""),
+    "is a lambda": ("auto twice = [](int x){ return x * 2; };", "passed", ""),
+    "prints": ("int twice(int x){ cout << x << endl; return x * 2; }", "passed", ""),
+    "answers more than an int": ("long long twice(int x){ return x * 2 + (1LL << 32); }", "failed",
+                                 "answer 4294967300 is no value of the declared type, at call 1"),
+    "answers a fraction": ("double twice(int x){ return x * 2 + 0.5; }", "failed", "answer 4.5 is no value"),
+    "throws": ("int twice(int x){ throw out_of_range(\"far\"); }", "failed", "std::out_of_range: far, at call 1"),
+    "throws what is no exception": ("int twice(int x){ throw 5; }", "failed", "no std::exception, at call 1"),
+    "leaves before its tests": ("struct Leaves { Leaves(){ exit(0); } } leaves;\nint twice(int x){ return x * 2; }", "failed",
+                                "ended before its tests did .exit status 0"),
+    "leaves when it is called": ("int twice(int x){ exit(0); }", "failed", "ended before its tests did .exit status 0"),
+    "crashes": ("int twice(int x){ return *(volatile int*)nullptr; }", "failed", "exit status 139"),
+    "aborts": ("int twice(int x){ abort(); }", "failed", "exit status 134"),
+    "overflows the stack": ("int twice(int x){ volatile char room[4096]; room[0] = 1; return twice(x + 1) + room[0]; }",
+                            "failed", "exit status 139"),
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_the_status_says_what_happened(cpp: Cpp, kind: str) -> None:
+    program, status, reason = PROGRAMS[kind]
+    verdict = cpp.judge(DOUBLE, "", program)
+    assert verdict.status == status, verdict
+    assert re.search(reason, verdict.reason), verdict
+
+
+# A type as declared -> what a test passes and gets back unchanged.
+VALUES = {
+    "bool": ["true", "false"],
+    "char": ["'a'", "'\\0'", "(char)-1"],
+    "short": ["(short)-32768"],
+    "int": ["0", "-2147483647 - 1", "2147483647"],
+    "unsigned": ["4294967295u"],
+    "long long": ["-9223372036854775807LL - 1", "9223372036854775807LL"],
+    "unsigned long long": ["18446744073709551615ull"],
+    "float": ["0.1f", "-0.0f", "1e38f", "1.0f / 0.0f"],
+    "double": ["0.1", "-1e308", "5e-324", "1.0 / 3"],
+    "long double": ["0.1L"],
+    "string": ['string("")', 'string("a\\0b", 3)', 'string("\\xff\\n\\"")', "string(100000, 'x')"],
+    "vector<int>": ["vector<int>()", "vector<int>({1, -2})", "vector<int>(70000, 3)"],
+    "vector<bool>": ["vector<bool>({true, false, true})"],
+    "vector<vector<string>>": ['vector<vector<string>>({{}, {"a", ""}})'],
+    "list<double>": ["list<double>({0.5})"],
+    "deque<char>": ["deque<char>({'a'})"],
+    "set<int>": ["set<int>({3, 1})"],
+    "multiset<int>": ["multiset<int>({1, 1})"],
+    "unordered_set<string>": ['unordered_set<string>({"a"})'],
+    "map<char,int>": ["map<char,int>()", "map<char,int>({{'a', 1}})"],
+    "unordered_map<string,vector<int>>": ['unordered_map<string,vector<int>>({{"a", {1}}})'],
+    "pair<int,string>": ['make_pair(1, string("a"))'],
+    "tuple<int,double,string>": ['make_tuple(1, 0.5, string("a"))', 'make_tuple(-1, -0.5, string(""))'],
+    "const string&": ['string("a")'],
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_every_type_goes_over_the_wire_and_back(cpp: Cpp, kind: str) -> None:
+    plain = kind.removeprefix("const ").rstrip("&")
+    bits = ("    {0} one = {1}; {0} two = same(one);\n    assert (one == two);\n    assert (memcmp(&one, &two, SIZE) == 0);\n"
+            if kind in ("float", "double") else "    {0} one = {1}; assert (same(one) == one);\n").replace("SIZE", "sizeof one")
+    statements = [f"{{\n{bits.format(plain, value)}    }}" for value in VALUES[kind]]
+    verdict = cpp.judge(problem(f"{plain} same({kind} x)", *statements), "", f"{plain} same({kind} x){{ return x; }}")
+    assert verdict.passed, verdict
+
+
+def test_a_boost_any_keeps_its_type(cpp: Cpp) -> None:
+    values = {"int": "1", "double": "2.5", "float": "2.5f", "char": "'a'", "bool": "true", "string": 'string("a")',
+              "long": "1L", "vector<int>": "vector<int>({1})"}
+    statements = [f"assert (boost::any_cast<{kind}>(same({{1, {value}}}).back()) == {value});"
+                  for kind, value in values.items()]
+    statements += ["assert (same({boost::any()}).front().empty());",
+                   'assert (boost::any_cast<const char*>(same({"lit"}).front()) == string("lit"));',
+                   "assert (boost::any_cast<list_any>(same({list_any({1, 2})}).front()).size() == 2);"]
+    own = problem("list_any same(list_any x)", *statements, helpers="#include<list>\ntypedef std::list<boost::any> list_any;\n")
+    text = "typedef std::list<boost::any> list_any;\nlist_any same(list_any x){ return x; }"
+    assert cpp.judge(own, "", text).passed
+    other = cpp.judge(own, "", "typedef std::list<boost::any> list_any;\nlist_any same(list_any x){ return {1, 1.5f}; }")
+    assert other.status == "failed"
+    assert "bad_any_cast" in other.reason
+
+
+def test_what_a_call_changes_comes_back_where_the_caller_would_see_it(cpp: Cpp) -> None:
+    own = problem("void sort_all(vector<int>& v, const vector<int>& w, vector<int> u)",
+                  "vector<int> v = {3, 1, 2}, w = {2, 1}, u = {5, 4};", "sort_all(v, w, u);",
+                  "assert (v == vector<int>({1, 2, 3}));", "assert (w[0] == 2 && u[0] == 5);")
+    right = "{ sort(v.begin(), v.end()); sort(u.begin(), u.end()); }"
+    assert cpp.judge(own, "", f"void sort_all(vector<int>& v, const vector<int>& w, vector<int> u){right}").passed
+    copied = cpp.judge(own, "", f"void sort_all(vector<int> v, vector<int> w, vector<int> u){right}")
+    assert "assert (v == vector<int>({1, 2, 3}))" in copied.reason
+
+
+def test_an_exception_of_the_program_can_be_caught_by_its_class(cpp: Cpp) -> None:
+    own = problem("int at(int x)", "try { at(1); assert (false); } catch (const invalid_argument& e) {",
+                  "    assert (string(e.what()) == \"no\"); }")
+    assert cpp.judge(own, "", 'int at(int x){ throw invalid_argument("no"); }').passed
+    assert not cpp.judge(own, "", 'int at(int x){ throw out_of_range("no"); }').passed
+
+
+def test_the_program_is_called_where_the_c_library_has_the_name_too(cpp: Cpp) -> None:
+    """CPP/23: in one process <cstring>'s strlen fits the literals better, and any program passes."""
+    own = problem("int strlen(string str)", 'assert (strlen("abc") == 3);')
+    assert cpp.judge(own, "", "int strlen(string str){ return str.length(); }").passed
+    assert cpp.judge(own, "", "int strlen(string str){ return 7; }").status == "failed"
+
+
+def test_a_helper_that_the_tests_use_is_the_problem_s_own(cpp: Cpp) -> None:
+    own = problem("int twice(int x)", "assert (off(twice(2)) == 0);", helpers="int off(int x){ return abs(x - 4); }\n")
+    assert cpp.judge(own, "", "int off(int x){ return 0; }\nint twice(int x){ return 5; }").status == "failed"
+    assert cpp.judge(own, "", own.prompt + "return x * 2; }").passed
+
+
+def test_tests_that_index_into_a_wrong_answer_fail_it(cpp: Cpp) -> None:
+    own = problem("vector<int> f(int n)", "vector<int>* none = nullptr;", "assert (f(1).size() == 1 || none->size());")
+    verdict = cpp.judge(own, "", "vector<int> f(int n){ return {}; }")
+    assert (verdict.status, verdict.reason.split(":")[0]) == ("failed", "the tests crashed with signal 11 at call 1")
+
+
+def test_tests_that_leave_with_another_status_fail(cpp: Cpp) -> None:
+    verdict = cpp.judge(problem("int twice(int x)", "return twice(1);"), "", PROGRAMS["right"][0])
+    assert (verdict.status, verdict.reason) == ("failed", "the tests left with status 2")
+
+
+def test_a_time_out_names_its_limit(cpp: Cpp) -> None:
+    verdict = Cpp(cpp.sandbox, SHORT).judge(DOUBLE, "", "int twice(int x){ for (;;) {} }")
+    assert (verdict.status, verdict.reason) == ("timeout", "used more than 1 s of cpu time")
+
+
+def test_tests_that_do_not_compile_stop_the_run(cpp: Cpp) -> None:
+    with pytest.raises(EvaluationError, match="Own/0: its tests do not compile .*tests:4:5: error"):
+        cpp.judge(problem("int twice(int x)", "undeclared;"), "", "")
+
+
+def test_a_signature_that_is_none_stops_the_run(cpp: Cpp) -> None:
+    with pytest.raises(EvaluationError, match="Own/0: its signature 'twice' is no C\\+\\+ function's"):
+        cpp.judge(replace(DOUBLE, signature="twice"), "", "")
+
+
+def test_the_toolchain_is_checked_with_a_program_that_passes_and_one_that_fails(cpp: Cpp) -> None:
+    assert set(cpp.check()) == {"g++"}
+
+
+def test_an_absent_compiler_is_named_with_its_package(cpp: Cpp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    with pytest.raises(EvaluationError, match="there is none on PATH; install the Debian packages g\\+\\+"):
+        Cpp(cpp.sandbox).check()
+
+
+@pytest.mark.parametrize(("said", "package"), [
+    ("all.hpp:15:10: fatal error: boost/any.hpp: No such file or directory", "libboost-dev"),
+    ("fatal error: openssl/md5.h: No such file or directory", "libssl-dev"),
+    ("/usr/bin/ld: cannot find -lcrypto: No such file or directory", "libssl-dev"),
+])
+def test_an_absent_header_is_named_with_its_package(said: str, package: str) -> None:
+    assert module._missing(said) == f"install the Debian package {package}"
+
+
+# Each returns true where it worked; the program gives the right answer only if it did, so that a pass is a break-out.
+ATTACK = r"""
+#include <arpa/inet.h>
+#include <csignal>
+#include <dirent.h>
+#include <fcntl.h>
+#include <fstream>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+bool reads(const char* path){ return ifstream(path).good(); }
+bool succeeded(){ ATTACK }
+bool worked = succeeded();
+int twice(int x){ return worked ? x * 2 : -1; }
+"""
+ATTACKS = {
+    "read the host's home": ('return reads("/root/.bashrc") || opendir("/root");', {"failed"}),
+    "read the host's users": ('return reads("/etc/passwd");', {"failed"}),
+    "read the caller's environment": ('return getenv("SECRET_OF_THE_TEST") != nullptr;', {"failed"}),
+    "look into /proc": ('return reads("/proc/self/maps");', {"failed"}),
+    "connect to the host over tcp": (
+        "sockaddr_in to = {}; to.sin_family = AF_INET; to.sin_port = htons(22); to.sin_addr.s_addr = htonl(0x7f000001);"
+        "return connect(socket(AF_INET, SOCK_STREAM, 0), (sockaddr*)&to, sizeof to) == 0;", {"failed"}),
+    "write outside of /tmp": ('return ofstream("/usr/lib/hostile").good();', {"failed"}),
+    "change its own runner": ('return chmod("/box/cpp", 0777) == 0 || ofstream("/box/artifact").good();', {"failed"}),
+    "become root": ("return setuid(0) == 0;", {"failed"}),
+    "raise its own limits": ("rlimit all = {1u << 20, 1u << 20}; return setrlimit(RLIMIT_NPROC, &all) == 0;", {"failed"}),
+    "kill everything": ("kill(-1, 9); return false;", {"failed"}),
+    "take more memory than it may": ("char* room = (char*)malloc(1u << 30); return room && memset(room, 1, 1u << 30);",
+                                     {"failed"}),
+    "take more memory than it may, in parts": (
+        "for (int i = 0; i < 8; i++) if (fork() == 0) { memset(malloc(100 << 20), 1, 100 << 20); sleep(60); } sleep(60);"
+        "return true;", {"refused"}),
+    "start more processes than it may": ("for (int i = 0; i < 200; i++) { int id = fork(); if (id < 0) return false;"
+                                         " if (id == 0) { sleep(60); _exit(0); } } return true;", {"failed"}),
+    "start more threads than it may": ("for (int i = 0; i < 200; i++) thread([]{ sleep(60); }).detach(); return true;",
+                                       {"failed"}),
+    "fork without end": ("for (;;) fork();", {"timeout", "failed"}),
+    "loop without end, all signals blocked": ("sigset_t all; sigfillset(&all); sigprocmask(SIG_SETMASK, &all, 0); for (;;) {}",
+                                              {"timeout"}),
+    "sleep": ("sleep(3600); return true;", {"timeout"}),
+    "write without end": ('for (;;) cout << "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\\n";', {"refused"}),
+    "fill the disk": ("for (int i = 0; i < 100; i++) { ofstream f(\"/tmp/\" + to_string(i)); f << string(10 << 20, 'x');"
+                      " f.flush(); if (!f.good()) return false; } return true;", {"failed"}),
+    "close every file": ("for (int i = 0; i < 1000; i++) close(i); return true;", {"failed"}),
+    "write to every file": ("for (int i = 0; i < 100; i++) if (write(i, \"ready\\nTOKEN\", 11)) {} return false;",
+                            {"failed", "refused"}),
+    "link what it must not read": ('return symlink("/root/.bashrc", "/tmp/a") == 0 && reads("/tmp/a");', {"failed"}),
+    "find the token in its arguments": (
+        "extern char** environ; for (char** word = environ - 8; word < environ; word++) if (*word > (char*)4096 &&"
+        " strlen(*word) == 32) return true; return false;", {"failed"}),
+}
+
+# Whole programs.
+HOSTILE = {
+    "equals everything": (
+        "struct Same { operator int() const { return 4; } };\ntemplate<class T> bool operator==(const Same&, const T&)"
+        "{ return true; }\nSame twice(int x){ return Same(); }", {"compile error", "failed"}),
+    "patches assert": ("#undef assert\n#define assert(x)\n#define NDEBUG\nint twice(int x){ return 5; }", {"failed"}),
+    "replaces what assert calls": ('extern "C" void __assert_fail(const char*, const char*, unsigned, const char*) noexcept'
+                                   "{ exit(0); }\nint twice(int x){ return 5; }", {"failed"}),
+    "is the main": ("#undef main\nint main(){ return 0; }\nint twice(int x){ return 5; }", {"compile error"}),
+    "replaces what starts main": ('extern "C" void __libc_start_main(){ _exit(0); }\nint twice(int x){ return 5; }',
+                                  {"failed", "compile error"}),
+    "replaces the wire": ("namespace megatron_ft { void put(Writer&, const int&){} }\nint twice(int x){ return 5; }",
+                          {"failed", "refused", "compile error"}),
+    "replaces read and write": ('#include <unistd.h>\nextern "C" ssize_t write(int, const void*, size_t n){ return n; }\n'
+                                "int twice(int x){ return 5; }", {"failed", "timeout", "compile error"}),
+    "includes the file that it is in": ("#include __FILE__\nint twice(int x){ return 5; }", {"compile error"}),
+    "includes its input": ('#include "/dev/stdin"\nint twice(int x){ return 5; }', {"compile error"}),
+    "includes tests": ('#include "/box/tests"\nint twice(int x){ return 5; }', {"compile error"}),
+    "takes in a file of the host": ('asm(".incbin \\"/root/.bashrc\\"");\nint twice(int x){ return 5; }', {"compile error"}),
+    "takes in a secret of the host": ('asm(".incbin \\"/etc/passwd\\"");\nint twice(int x){ return 5; }', {"compile error"}),
+    "ends the epilogue": ("int twice(int x){ return 5; }\n#define MEGATRON_FT_SERVE(...)", {"compile error"}),
+    "answers itself": ("int twice(int x){ return 5; }\n#undef MEGATRON_FT_SERVE\n#define MEGATRON_FT_SERVE(...) namespace "
+                       'megatron_ft { void answer(Reader&, Writer& out){ out.bytes = "="; } }', {"refused"}),
+    "compiles without end": ("template<int N> struct F { static const int v = F<N + 1>::v + F<N + 2>::v; };\n"
+                             "int twice(int x){ return F<0>::v; }", {"compile error", "timeout"}),
+    "is too large to link": ("char room[1ul << 40] = {1};\nint twice(int x){ return 5; }", {"compile error", "refused"}),
+    "has a zero byte": ("int twice(int x){ return 5; }\0", {"failed", "compile error"}),
+    "is nested too deep to compile": ("int x = " + "(" * 20000, {"compile error"}),
+    "is empty": ("", {"compile error"}),
+    "is longer than a program": ("/" * (2**20 + 1), {"refused"}),
+}
+
+# Bytes that a program sends in the place of an answer -> statuses.
+ANSWERS = {
+    "nothing": (b"", {"timeout"}),
+    "a length of four gigabytes": (b"\xff\xff\xff\xff", {"refused"}),
+    "a length that never comes": (b"\xff\xff\x00\x00=", {"timeout"}),
+    "no bytes": (b"\0\0\0\0", {"refused"}),
+    "a string": (b"\x06\0\0\0=s\0\0\0\0", {"refused"}),
+    "a string longer than its message": (b"\x06\0\0\0=s\xff\xff\xff\x7f", {"refused"}),
+    "a number that ends early": (b"\x03\0\0\0=i\x04", {"refused"}),
+    "a number that is none": (b"\x0a\0\0\0=d\0\0\0\0\0\0\xf8\x7f", {"failed"}),
+    "an exception without a class": (b"\x01\0\0\0!", {"refused"}),
+    "an exception with a verdict": (b"\x0f\0\0\0!es\x08\0\0\0passed\n\n", {"failed"}),
+    "words": (b"passed\n" * 100, {"refused"}),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_does_not_work(cpp: Cpp, attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_TEST", "1")
+    text, statuses = ATTACKS[attack]
+    verdict = Cpp(cpp.sandbox, SHORT if "timeout" in statuses else LIMITS).judge(DOUBLE, "", ATTACK.replace("ATTACK", text))
+    assert verdict.status in statuses, verdict
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_program_does_not_pass(cpp: Cpp, kind: str) -> None:
+    program, statuses = HOSTILE[kind]
+    verdict = Cpp(cpp.sandbox, SHORT if "timeout" in statuses else LIMITS).judge(DOUBLE, "", program)
+    assert verdict.status in statuses, verdict
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_no_answer_breaks_the_tests(cpp: Cpp, kind: str) -> None:
+    data, statuses = ANSWERS[kind]
+    # Every pipe is written to, as the program does not know which of its files the tests listen to.
+    program = (f"#include <unistd.h>\nconst unsigned char data[] = {{{', '.join(map(str, data + b'0'))}}};\n"
+               f"int twice(int x){{ for (int i = 3; i < 30; i++) if (write(i, data, {len(data)})) {{}} sleep(60); return 4; }}")
+    verdict = Cpp(cpp.sandbox, replace(SHORT, wall_s=2)).judge(DOUBLE, "", program)
+    assert verdict.status in statuses, verdict
+
+
+def test_nested_values_do_not_break_the_tests(cpp: Cpp) -> None:
+    own = problem("boost::any f(int n)", "f(1);")
+    program = ("#include <unistd.h>\nboost::any f(int n){ string deep = \"=\"; for (int i = 0; i < 100000; i++)"
+               " deep += string(\"a\\x12[\\1\\0\\0\\0\", 7); unsigned size = deep.size();"
+               " for (int i = 3; i < 30; i++) { if (write(i, &size, 4)) {} if (write(i, deep.data(), size)) {} } sleep(9); }")
+    verdict = cpp.judge(own, "", program)
+    assert (verdict.status, verdict.reason) == ("refused", "the program sent values that are nested too deep, at call 1")
+
+
+def test_an_orphan_in_a_session_of_its_own_is_killed(cpp: Cpp) -> None:
+    marker = f"{os.getpid()}{time.monotonic_ns()}"
+    orphan = ("#include <unistd.h>\nbool start(){ if (fork() == 0) { setsid(); if (fork() == 0) { for (int i = 0; i < 99; i++)"
+              f' close(i); execlp("sleep", "sleep", "3600.{marker}", (char*)0); }} _exit(0);}} usleep(300000); return 1; }}\n'
+              "bool started = start();\nint twice(int x){ return x * 2; }")
+    assert cpp.judge(DOUBLE, "", orphan).passed
+    wait_until(lambda: not alive(marker))
+
+
+def test_deleting_everything_deletes_nothing_outside(cpp: Cpp, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("here")
+    program = ('bool gone = system("rm -rf /box /tmp/* /usr/lib/gcc /bin /root /work 2>/dev/null") >= 0;\n'
+               f'bool linked = symlink("{kept}", "/tmp/link") == 0;\nbool written = (ofstream("/tmp/link") << "gone").good();\n'
+               "int twice(int x){ return x * 2; }")
+    assert cpp.judge(DOUBLE, "", "#include <unistd.h>\n" + program).passed
+    assert kept.read_text() == "here"
+    assert not Path("/tmp/link").exists()
+    assert cpp.judge(DOUBLE, "", PROGRAMS["right"][0]).passed
+
+
+SPREAD = (0, 10, 22, 23, 32, 38, 50, 87, 95, 111, 129, 137, 161, 162)
+DATA_FAULTS = {("CPP/38", "declaration"): "the declaration holds the first half of the solution's body, which then comes twice"}
+
+
+@pytest.mark.slow
+def test_solutions_of_humanevalpack_pass_and_buggy_ones_fail(cpp: Cpp, humanevalpack: Path) -> None:
+    problems = benchmark.read(humanevalpack.with_name("cpp.jsonl")).problems
+    executor, wrong = Cpp(cpp.sandbox), []
+    for number, row in enumerate(problems):
+        if number not in SPREAD and os.environ.get("MEGATRON_FT_SWEEP") != "all":
+            continue
+        for base in ("prompt", "declaration"):
+            for solution, passes in ((row.canonical_solution, True), (row.buggy_solution, False)):
+                verdict = executor.judge(row, getattr(row, base), getattr(row, base) + solution)
+                if verdict.passed is not (passes and (row.task_id, base) not in DATA_FAULTS):
+                    wrong.append((row.task_id, base, passes, verdict))
+    assert not wrong
