@@ -70,14 +70,18 @@ def judge(sandbox: Sandbox, name: str, program: Callable[[], Side], tests: Calla
         program: makes the side of the program.
         tests: makes the side of the tests for the token that they write when they are over.
     """
+    lost = False
     for _ in range(STARTS):
         tested = program()
         with _running(sandbox, tested, tests) as case:
             happened = _watched(case, tested.box.limits, name)
             seconds = round(time.monotonic() - case.program.started, 3)
+            lost = lost or case.program.lost
         if happened is not None:
             status, reason = happened
             return Verdict(status, reason[:REASON_CHARACTERS], seconds, case.program.output.text)
+    if lost:
+        return Verdict("refused", f"its box was killed from outside, {STARTS} times (is memory short?)", seconds, "")
     raise EvaluationError(f"{name}: its boxes did not come up in {STARTS} attempts; they said: "
                           f"{case.program.output.text}{case.tests.output.text}")
 
@@ -111,6 +115,8 @@ def _watched(case: Case, limits: Limits, name: str) -> tuple[str, str] | None:
     if said == case.token and status == 0:
         return "passed", ""
     ended = case.program.status(within_s=1)
+    if case.program.lost or case.tests.lost:
+        return None
     if out_of_cpu(case.program, ended, limits) or status in OUT_OF_CPU:
         return "timeout", f"used more than {limits.cpu_s:g} s of cpu time"
     return _told(said, status, ended, name) if ready == "ready" else None

@@ -35,6 +35,11 @@ class Forked:
         """The outermost process, of which all others descend; the nursery's own are among them."""
         return self.nursery.process.pid
 
+    @property
+    def lost(self) -> bool:
+        """Whether the nursery is gone, so that how the process ended says nothing about it."""
+        return not self.nursery.alive
+
     def status(self, within_s: float) -> int | None:
         """Its exit status, waited for up to `within_s` seconds; None if it still runs then."""
         if self._status is None:

@@ -73,6 +73,11 @@ class Running:
         """The outermost process, of which all others descend."""
         return self.process.pid
 
+    @property
+    def lost(self) -> bool:
+        """Whether it was ended by what ended others with it; never, as this box holds one program."""
+        return False
+
     def status(self, within_s: float) -> int | None:
         """Its exit status, waited for up to `within_s` seconds; None if it still runs then."""
         try:
