@@ -217,7 +217,8 @@ JAVA_COMPLETIONS = {
     "the method and a member": f"\n        return add(x);\n    }}\n\n{JAVA_HELPER}\n}}",
     "no end of the class": f"\n        return add(x);\n    }}\n\n{JAVA_HELPER}\n",
     "no end of the class, and a fence": f"\n        return add(x);\n    }}\n\n{JAVA_HELPER}\n```\nIt adds.",
-    "no end of the class, and words": f"\n        return add(x);\n    }}\n\n{JAVA_HELPER}\n\nThis method adds x to itself. {{\n",
+    "no end of the class, and words": (
+        f"\n        return add(x);\n    }}\n\n{JAVA_HELPER}\n\nThis method adds x to itself. {{\n"),
     "a member that is half written": (
         f"\n        return add(x);\n    }}\n\n{JAVA_HELPER}\n\n    public int other(int x) {{\n   return"),
     "the method alone": f"\nHere's the method:\n```java\n{JAVA_METHOD}\n\n{JAVA_HELPER}\n```\nIt adds.",
