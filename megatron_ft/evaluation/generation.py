@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import torch
-from transformers import GenerationConfig
 
 from megatron_ft import log
 from megatron_ft.data.templates import Segment
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.decoding import Prompt, decode
 from megatron_ft.evaluation.encoding import PromptEncoder
 from megatron_ft.evaluation.model_folder import Model
-from megatron_ft.evaluation.sampling import SeededSampling, TextEnds, row_seed
+from megatron_ft.evaluation.sampling import row_seed
+
+PROMPT_END = 16  # tokens of a prompt before which its text does not matter to what follows
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Report:
         return {**asdict(self), "seconds": round(self.seconds, 2), "tokens_per_s": rate}
 
 
-def generate(model: Model, requests: Sequence[Request], sampling: Sampling, *, batch_size: int,
+def generate(model: Model, requests: Sequence[Request], sampling: Sampling, *, batch_size: int, batch_tokens: int,
              keep: Callable[[Request, Completion], None]) -> Report:
     """A completion for every request, handed to `keep` as soon as its batch is done, longest prompts first."""
     encoder = PromptEncoder(model.tokenizer)
@@ -91,7 +94,7 @@ def generate(model: Model, requests: Sequence[Request], sampling: Sampling, *, b
                           f"{sampling.max_new_tokens} of the model's {model.positions} positions; they get the rest")
     begun = time.monotonic()
     with log.progress(total=len(rows), unit="sample", label="generate") as bar:
-        for batch in batches(rows, batch_size):
+        for batch in batches(rows, batch_size, batch_tokens):
             for row, completion in zip(batch, _complete(model, batch, sampling), strict=True):
                 keep(row.request, completion)
                 report.tokens += completion.tokens
@@ -102,17 +105,19 @@ def generate(model: Model, requests: Sequence[Request], sampling: Sampling, *, b
     return report
 
 
-def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Rows of similar length together, longest first (so that too large a batch fails at once).
+def batches(rows: Iterable[Row], size: int, tokens: int) -> Iterator[list[Row]]:
+    """Rows of similar length together, longest first (so that too large a batch fails at once), samples of a prompt in turn.
 
-    Rows that get less room than others are batched only with their equals, so that a row's room never depends on the
-    rows beside it.
+    A batch has at most `size` rows, which can grow to at most `tokens` positions together. Rows that get less room than
+    others are batched only with their equals, so that a row's room never depends on the rows beside it.
     """
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.room, -len(row.ids))):
-        if batch and (len(batch) == size or row.room != batch[0].room):
-            yield batch
-            batch = []
+    for row in sorted(rows, key=lambda row: (row.room, -len(row.ids), row.request.key, row.request.sample)):
+        if batch:
+            positions = (len(batch) + 1) * (len(batch[0].ids) + batch[0].room)
+            if len(batch) == size or positions > tokens or row.room != batch[0].room:
+                yield batch
+                batch = []
         batch.append(row)
     if batch:
         yield batch
@@ -127,45 +132,25 @@ def _row(request: Request, ids: list[int], positions: int | None, max_new_tokens
 
 
 def _complete(model: Model, batch: list[Row], sampling: Sampling) -> list[Completion]:
-    """Run one batch."""
-    width = max(len(row.ids) for row in batch)
-    pad = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else model.end_ids[0]
-    ids = torch.tensor([[pad] * (width - len(row.ids)) + row.ids for row in batch], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch], device=model.device)
+    """Run one batch; rows of one prompt stand together in it."""
+    prompts = [Prompt(each[0].ids, [row_seed(sampling.seed, row.request.key, row.request.sample) for row in each])
+               for each in (list(same) for _, same in itertools.groupby(batch, key=lambda row: row.request.key))]
 
-    def ended(index: int, new: list[int]) -> bool:
+    def is_complete(index: int, new: list[int]) -> bool:
         return batch[index].request.is_complete(_text(model, batch[index].ids, new))
 
-    ends = TextEnds(len(batch), width, ended)
-    processors = []
-    if sampling.temperature > 0:
-        seeds = [row_seed(sampling.seed, row.request.key, row.request.sample) for row in batch]
-        processors = [SeededSampling(seeds, sampling.temperature, sampling.top_p)]
-    config = GenerationConfig(do_sample=False, max_new_tokens=batch[0].room, pad_token_id=pad,
-                              eos_token_id=list(model.end_ids))
-    model.network.generation_config = config  # the model's own would fill what this one leaves open
     try:
-        with torch.inference_mode():
-            out = model.network.generate(input_ids=ids, attention_mask=mask, generation_config=config,
-                                         logits_processor=processors, stopping_criteria=[ends])
+        written = decode(model.network, prompts, room=batch[0].room, end_ids=model.end_ids, temperature=sampling.temperature,
+                         top_p=sampling.top_p, is_complete=is_complete)
     except torch.cuda.OutOfMemoryError as error:
-        raise EvaluationError(f"a batch of {len(batch)} prompts of {width} tokens does not fit into the GPU's memory; "
-                              "lower --batch-size or --max-new-tokens") from error
-    return [_completion(model, row, new, ends.lengths[index])
-            for index, (row, new) in enumerate(zip(batch, out[:, width:].tolist(), strict=True))]
-
-
-def _completion(model: Model, row: Row, new: list[int], stopped: int | None) -> Completion:
-    """One row's answer, without what was padded after its end."""
-    end = next((place for place, number in enumerate(new) if number in model.end_ids), None)
-    if end is not None and (stopped is None or end < stopped):
-        return Completion(_text(model, row.ids, new[:end]), end + 1, "end")
-    written = new[:stopped]
-    return Completion(_text(model, row.ids, written), len(written), "length" if stopped is None else "stop")
+        raise EvaluationError(f"a batch of {len(batch)} answers to prompts of up to {len(batch[0].ids)} tokens does not fit "
+                              "into the GPU's memory; lower --batch-tokens or --max-new-tokens") from error
+    return [Completion(_text(model, row.ids, each.ids[:-1] if each.finish == "end" else each.ids), len(each.ids), each.finish)
+            for row, each in zip(batch, written, strict=True)]
 
 
 def _text(model: Model, prompt: list[int], new: list[int]) -> str:
-    """What new tokens add to the text; decoded with the prompt, as SentencePiece drops a leading space otherwise."""
+    """What new tokens add to the text; decoded after the prompt's end, as SentencePiece drops a leading space otherwise."""
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    before, whole = (model.tokenizer.decode(ids, **options) for ids in (prompt, prompt + new))
+    before, whole = (model.tokenizer.decode(ids, **options) for ids in (prompt[-PROMPT_END:], prompt[-PROMPT_END:] + new))
     return whole[len(before):] if whole.startswith(before) else model.tokenizer.decode(new, **options)

@@ -194,7 +194,8 @@ def generate(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, 
                         {"completion": done.text, "tokens": done.tokens, "finish": done.finish})
 
         if requests:
-            figures += generation.generate(model, requests, sampling, batch_size=settings.batch_size, keep=keep)
+            figures += generation.generate(model, requests, sampling, batch_size=settings.batch_size,
+                                            batch_tokens=settings.batch_tokens, keep=keep)
     return figures.as_dict()
 
 

@@ -1,17 +1,15 @@
-"""How the next token is chosen, and when an answer is over, row by row, so that no row depends on its neighbours."""
+"""How the next token is chosen, row by row, so that no row depends on its neighbours."""
 
 # B rows of a batch, V vocabulary, K its most likely tokens
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
 
-CHECK_EVERY = 8  # steps between two looks at the text; each decodes what was written
 FEW = 256
 
 
@@ -39,40 +37,26 @@ def nucleus(probabilities_BV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     return order_BK, ordered_BK.masked_fill(before_BK >= top_p, 0.0)
 
 
-class SeededSampling(LogitsProcessor):
-    """Draws each row's next token with the row's own generator and leaves a greedy search no other choice.
+class SeededSampling:
+    """Draws each row's next token with the row's own random numbers.
 
     The generators are on the CPU, so that the draws are the same on every device.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
-        self.top_p = top_p
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float, tokens: int) -> None:
+        """Args:
+            tokens: the most that a row will draw.
+        """
+        self.temperature, self.top_p = temperature, top_p
+        self._drawn_BT = torch.stack([torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        order_BK, share_BK = nucleus((scores.float() / self.temperature).softmax(-1), self.top_p)
-        drawn_B1 = torch.stack([torch.rand(1, generator=generator) for generator in self.generators]).to(scores.device)
+    def choose(self, logits_BV: Tensor, rows: Tensor, step: int) -> Tensor:
+        """The tokens of some rows at a step, [B]; the likeliest at temperature 0."""
+        if self.temperature == 0:
+            return logits_BV.argmax(-1)
+        order_BK, share_BK = nucleus((logits_BV.float() / self.temperature).softmax(-1), self.top_p)
+        drawn_B1 = self._drawn_BT[rows, step, None].to(logits_BV.device)
         reached_BK = share_BK.cumsum(-1)
         place_B1 = torch.searchsorted(reached_BK, drawn_B1 * reached_BK[:, -1:], right=True)
         last_B1 = (share_BK > 0).sum(-1, keepdim=True) - 1  # rounding may put a draw behind the last share
-        token_B1 = order_BK.gather(-1, place_B1.minimum(last_B1))
-        return torch.full_like(scores, -torch.inf).scatter(-1, token_B1, 0.0)
-
-
-class TextEnds(StoppingCriteria):
-    """Ends a row as soon as nothing that it could still write would count."""
-
-    def __init__(self, rows: int, prompt_tokens: int, is_complete: Callable[[int, list[int]], bool]) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.is_complete = is_complete
-        self.lengths: list[int | None] = [None] * rows
-        """New tokens of each row when it was complete; None if it never was."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        written = input_ids.shape[1] - self.prompt_tokens
-        if written % CHECK_EVERY == 0:
-            for row, ids in enumerate(input_ids[:, self.prompt_tokens:].tolist()):
-                if self.lengths[row] is None and self.is_complete(row, ids):
-                    self.lengths[row] = written
-        return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+        return order_BK.gather(-1, place_B1.minimum(last_B1)).squeeze(-1)

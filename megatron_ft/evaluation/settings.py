@@ -43,7 +43,9 @@ class Settings:
     temperature: float = option("0 takes the likeliest token, above 0 samples", default=0.0, kind=float)
     top_p: float = option("share of the probability that is sampled from", default=0.95, kind=float)
     max_new_tokens: int = option("tokens an answer may have", default=512, kind=int)
-    batch_size: int = option("samples generated at a time", default=16, kind=int)
+    batch_size: int = option("samples generated at a time, at most", default=64, kind=int)
+    batch_tokens: int = option("positions that they may come to need together: prompts and --max-new-tokens", default=65536,
+                               kind=int)
     prompt_style: str = option("wording of the prompt, the template of the training data", default="octocoder",
                                choices=STYLES)
     seed: int = option("seed of the samples; each one derives its own from it", default=0, kind=int)
@@ -65,7 +67,8 @@ class Settings:
         if len(given) != 1:
             raise ConfigError("--model, --solutions, --generations: exactly one of them is needed, "
                               f"{' and '.join(given) or 'none'} given")
-        for name, least in (("samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("workers", 0), ("limit", 0)):
+        least_of = {"samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "workers": 0, "limit": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)}: {getattr(self, name)} is too small; use {least} or more")
         if self.temperature < 0 or not 0 < self.top_p <= 1:

@@ -58,7 +58,7 @@ def run(model: Model, wanted: list[Request], chosen: Sampling, size: int) -> lis
 
 def with_report(model: Model, wanted: list[Request], chosen: Sampling, size: int) -> tuple[list[Completion], Report]:
     kept: dict[tuple[str, int], Completion] = {}
-    report = generate(model, wanted, chosen, batch_size=size,
+    report = generate(model, wanted, chosen, batch_size=size, batch_tokens=10**9,
                       keep=lambda request, done: kept.update({(request.key, request.sample): done}))
     return [kept[request.key, request.sample] for request in wanted], report
 
@@ -93,7 +93,7 @@ def test_samples_of_one_problem_differ_and_repeat_with_their_seed(model: Model) 
 
 def test_sampling_draws_from_the_distribution() -> None:
     scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(4000, 4)
-    drawn = SeededSampling(range(4000), 1.0, 0.9)(torch.empty(0), scores).argmax(-1)
+    drawn = SeededSampling(range(4000), 1.0, 0.9, 20).choose(scores, torch.arange(4000), 7)
     share = {token: count / 4000 for token, count in Counter(drawn.tolist()).items()}
     assert share.get(3, 0) == 0
     assert share[0] == pytest.approx(0.5 / 0.95, abs=0.03)
@@ -143,7 +143,43 @@ def test_a_prompt_that_leaves_no_room_is_an_error(model: Model) -> None:
 def test_batches_hold_rows_of_the_same_room_longest_first() -> None:
     rows = [Row(request_of("", f"Own/{number}"), [1] * length, room)
             for number, (length, room) in enumerate([(3, 9), (7, 9), (5, 9), (8, 4), (4, 9)])]
-    assert [[len(row.ids) for row in batch] for batch in batches(rows, 3)] == [[8], [7, 5, 4], [3]]
+    assert [[len(row.ids) for row in batch] for batch in batches(rows, 3, 10**9)] == [[8], [7, 5, 4], [3]]
+
+
+def test_a_batch_never_grows_beyond_its_tokens() -> None:
+    rows = [Row(request_of("", f"Own/{number}"), [1] * (5 + number), 10) for number in range(6)]
+    made = list(batches(rows, 100, 40))
+    assert [[len(row.ids) for row in batch] for batch in made] == [[10, 9], [8, 7], [6, 5]]
+    assert [len(batch) for batch in batches(rows, 100, 1)] == [1] * 6
+
+
+def test_the_samples_of_a_prompt_stand_together() -> None:
+    rows = [Row(request_of("", key, sample), [1] * 5, 9) for sample in range(3) for key in ("Own/1", "Own/0")]
+    (batch,) = batches(rows, 100, 10**9)
+    assert [(row.request.key, row.request.sample) for row in batch] == [(key, sample) for key in ("Own/0", "Own/1")
+                                                                         for sample in range(3)]
+
+
+def test_a_prompt_is_computed_once_for_its_samples(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda **inputs: seen.append(tuple(inputs["input_ids"].shape))
+                        or forward(**inputs))
+    run(model, [request_of(text, f"Own/{number}", sample) for number, text in enumerate(PROMPTS[:2]) for sample in range(5)],
+        SAMPLED, 10)
+    assert seen[0][0] == 2
+    assert seen[1] == (10, 1)
+
+
+def test_rows_that_are_over_leave_the_batch(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    forward = model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
+    wanted = [dataclasses.replace(request_of("def", "Own/0", sample), is_complete=lambda text, sample=sample: sample > 0)
+              for sample in range(8)]
+    run(model, wanted, SAMPLED, 8)
+    assert rows[1] == 8
+    assert rows[-1] == 1
 
 
 def test_the_report_counts_tokens(model: Model) -> None:
