@@ -111,7 +111,7 @@ def markdown(before: FinishedRun, after: FinishedRun, found: Sequence[Comparison
     """For people."""
     settings = differing_settings(before, after)
     rows = [[each.scenario, each.language, str(each.problems), f"{100 * each.before:.1f}", f"{100 * each.after:.1f}",
-             f"{100 * each.difference.value:+.1f}", _signed(each.difference.interval), f"{each.difference.p:.3g}",
+             _points(each.difference.value), _signed(each.difference.interval), f"{each.difference.p:.3g}",
              str(len(each.gained)), str(len(each.lost))] for each in found]
     head = ["scenario", "language", "problems", "pass@1 of A", "of B", "B - A", "95% interval", "p", "gained", "lost"]
     parts = [f"A is {tables.text(str(before.path))}, B is {tables.text(str(after.path))}.",
@@ -136,7 +136,16 @@ def as_json(before: FinishedRun, after: FinishedRun, found: Sequence[Comparison]
 
 
 def _signed(ends: tuple[float, float] | None) -> str:
-    return f"{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}" if ends else ""
+    return f"{_points(ends[0])} to {_points(ends[1])}" if ends else ""
+
+
+def _points(share: float) -> str:
+    """Percentage points.
+
+    >>> _points(0.015), _points(-0.0001)
+    ('+1.5', '+0.0')
+    """
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _named(groups: Mapping[tuple[str, str], object]) -> str:

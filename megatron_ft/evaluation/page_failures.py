@@ -17,7 +17,7 @@ from megatron_ft.evaluation import scenarios
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.run_folder import Key
 
-WHOLE_FAILURES = 200
+WHOLE_FAILURES = 500
 WHOLE_BYTES = 6_000_000
 """Failures that are shown with their programs: so many, and no more than so many bytes of page; the others are a line."""
 TEXT_CHARACTERS, TEXT_LINES, REASON_CHARACTERS = 8000, 240, 160
@@ -134,7 +134,7 @@ def _item(failure: Failure, whole: str | None) -> str:
     data = (f'data-language="{escape(failure.language)}" data-scenario="{escape(failure.scenario)}" '
             f'data-status="{escape(status)}"')
     if whole is None:
-        return f'<div {data}><span class="head">{head}</span></div>\n'
+        return f'<div class="line" {data}><span class="head">{head}</span></div>\n'
     return f'<details {data}><summary class="head">{head}</summary><div>{whole}</div></details>\n'
 
 

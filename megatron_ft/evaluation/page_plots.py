@@ -57,7 +57,8 @@ def curves(title: str, series: Sequence[Series]) -> str:
 
 def dots(title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
     """A value between 0 and 1 with its interval, for each row and series."""
-    row_height = ROW_HEIGHT if len(series) == 1 else DOT_HEIGHT * len(series) + 10
+    of_row = {row: [each for each in series if row in each.values] for row in rows}
+    row_height = max(ROW_HEIGHT, DOT_HEIGHT * max(map(len, of_row.values())) + 10)
     floor = TOP + row_height * len(rows)
     parts = []
     for value in FIFTHS:
@@ -69,10 +70,8 @@ def dots(title: str, rows: Sequence[str], series: Sequence[Series]) -> str:
         parts.append(f'<line class="grid" x1="0" x2="{WIDTH - RIGHT}" y1="{top}" y2="{top}"/>'
                      f'<text class="label" x="{LABEL_WIDTH - 10}" y="{top + row_height / 2 + 4:.1f}" text-anchor="end">'
                      f"{escape(row)}</text>")
-        for number, each in enumerate(series):
-            if row not in each.values:
-                continue
-            y = top + row_height * (number + 1) / (len(series) + 1)
+        for number, each in enumerate(of_row[row], start=1):
+            y = top + row_height * number / (len(of_row[row]) + 1)
             ends, colour = each.intervals.get(row), each.colour % COLOURS
             parts.append((f'<line class="s{colour}" x1="{_across(ends[0]):.1f}" x2="{_across(ends[1]):.1f}" y1="{y:.1f}" '
                           f'y2="{y:.1f}"/>' if ends else "")

@@ -31,13 +31,14 @@ pre { background: var(--card); padding: 8px 10px; border-radius: 6px; margin: 4p
   white-space: pre-wrap; overflow-wrap: anywhere; }
 details { border-bottom: 1px solid var(--line); } summary { cursor: pointer; padding: 5px 0; }
 details > div { padding: 0 0 14px 16px; }
-.verdict { display: inline-block; min-width: 92px; } .verdict::before { content: "\\25cf\\a0"; }
-.reason { color: var(--soft); overflow-wrap: anywhere; }
+.verdict { display: inline-block; min-width: 118px; } .verdict::before { content: "\\25cf\\a0"; }
+.reason { overflow-wrap: anywhere; margin-left: 10px; }
+.line { border-bottom: 1px solid var(--line); padding: 5px 0 5px 16px; }
 .diff { width: 100%; table-layout: fixed; background: var(--card); } .diff th { width: 50%; padding: 4px 8px; }
 .diff td { padding: 0 8px; border: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .diff td + td, .diff th + th { border-left: 1px solid var(--line); }
 .added { background: var(--added); } .removed { background: var(--removed); }
-form { display: flex; flex-wrap: wrap; gap: 8px; margin: 8px 0; } form[hidden], [hidden] { display: none; }
+form { display: flex; flex-wrap: wrap; align-items: center; gap: 8px; margin: 8px 0; } form[hidden], [hidden] { display: none; }
 select, input { font: inherit; padding: 3px 6px; color: inherit; background: var(--card); border: 1px solid var(--line);
   border-radius: 5px; } input { min-width: 260px; }
 """ + "".join(f".f{n} {{ fill: var(--f{n}); }} .s{n} {{ stroke: var(--f{n}); stroke-width: 1.8; }}\n" for n in range(6)
