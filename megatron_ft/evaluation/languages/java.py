@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 import time
 import weakref
@@ -20,7 +21,7 @@ from typing import ClassVar, NamedTuple
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
-from megatron_ft.evaluation.build import Built
+from megatron_ft.evaluation.build import Built, build
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.languages.java_compiler import Compilers
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
@@ -34,6 +35,7 @@ OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-
            "--add-opens=java.base/java.io=ALL-UNNAMED")
 HEAP, STACK, COMPILER_HEAP = "-Xmx1g", "-Xss2m", "-Xmx768m"
 IMPORT = re.compile(r"^[ \t]*import\s[^;]+;", re.MULTILINE)
+COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 HEAD = re.compile(r"(?:[;{}]|\*/)\s*(?P<modifiers>(?:@?\w+\s+)*?)(?:<[^{};()]*>\s*)?"
                   r"(?P<returns>[\w.]+(?:\s*<[^{};()]*>)?[\s\[\]]+)"
                   r"(?P<name>\w+)\s*\((?P<parameters>[^(){};]*)\)[^(){};]*\{\s*$")
@@ -42,6 +44,25 @@ SELF_CHECK = Problem(
     "", "", "f", "", "", "",
     "public class Main {\n    public static void main(String[] args) {\n"
     "        if (new Solution().f(2) != 4) throw new AssertionError();\n    }\n}\n", "")
+REHEARSAL = Problem(
+    "rehearsal", *["import java.util.*;\nclass Solution {\n    public List<Object> f(List<Object> x, String y) {\n"] * 2,
+    "", "", "", "", "f", "", "", "",
+    "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+    "        List<Boolean> correct = Arrays.asList(\n"
+    "            s.f(new ArrayList<>(Arrays.asList(3, 1.5, \"x\", true)), \"a\").equals(Arrays.asList(3, \"a1\")),\n"
+    "            Objects.equals(1, 1));\n        if (correct.contains(false)) throw new AssertionError();\n    }\n}\n", "")
+REHEARSAL_PROGRAM = REHEARSAL.prompt + """
+        StringBuilder text = new StringBuilder();
+        for (char letter : y.toCharArray()) text.append(Character.toLowerCase(letter)).append(1);
+        Map<Integer, String> counts = new TreeMap<>(new HashMap<>(Map.of(3, text + ""))), same = new LinkedHashMap<>(counts);
+        List<Object> found = new ArrayList<>(new HashSet<>(same.keySet()));
+        found.addAll(counts.values().stream().map(String::trim).filter(each -> each.length() > 1).toList());
+        Collections.sort(new ArrayList<>(List.of(2, 1)), (a, b) -> a - b);
+        Object[] parts = String.format("%d %s", 1, "b").split(" ");
+        return Optional.of(parts).isPresent() ? found : List.of();
+    }
+}
+"""
 
 
 class Method(NamedTuple):
@@ -100,7 +121,7 @@ class Java(Compiled):
         """The tests, on the same lines as in the problem, and after them the problem's own class, whose method asks."""
         imports = "".join(f"{line.strip()} " for line in IMPORT.findall(problem.prompt))
         method = method_begun(problem)
-        owner = re.findall(r"\bclass\s+(\w+)", problem.prompt)[-1]
+        owner = re.findall(r"\bclass\s+(\w+)", COMMENT.sub("", problem.prompt))[-1]
         call = (f"megatron_ft.Ask.call({', '.join([f'{owner}.class', '-1' if method.static else 'megatronFtSelf'])}, "
                 f'"{method.name}", new Object[] {{{", ".join(method.parameters)}}});')
         return (f"{imports}{problem.test}\n{IMPORT.sub('', problem.prompt)}\n{'' if method.void else 'return '}{call}\n}}\n"
@@ -112,7 +133,7 @@ class Java(Compiled):
 
     def build_script(self, half: str) -> str:
         """The compiler's own command: it takes one source after another, over two descriptors."""
-        return f"exec {' '.join(self._java('Compiler', 'compile', COMPILER_HEAP))} {half} \"$@\""
+        return f"exec {' '.join(self._java('Compiler', COMPILER_HEAP))} {half} \"$@\""
 
     def run_box(self, artifact: Path) -> Box:
         """The artifact, and our half of the wire."""
@@ -120,7 +141,7 @@ class Java(Compiled):
 
     def argv(self, half: str) -> Sequence[str]:
         """Our half of the wire, which loads the artifact."""
-        return [*self._java({"program": "Answer", "tests": "Ask"}[half], "run", HEAP), ARTIFACT]
+        return [*self._java({"program": "Answer", "tests": "Ask"}[half], HEAP), ARTIFACT]
 
     def _build(self, half: str, source: str) -> Built:
         """As `build` would, by a compiler that stays."""
@@ -142,9 +163,9 @@ class Java(Compiled):
         said = answer[1:].decode("utf-8", "replace")
         return Built(b"", "compile error", said.partition("\n")[0], said, seconds)
 
-    def _java(self, main: str, archive: str, heap: str) -> list[str]:
+    def _java(self, main: str, heap: str) -> list[str]:
         inside = str(self._toolchain) if self.sandbox.tool == "none" else INSIDE
-        return [f"{self._home}/bin/java", *OPTIONS, heap, STACK, f"-XX:SharedArchiveFile={inside}/{archive}.jsa",
+        return [f"{self._home}/bin/java", *OPTIONS, heap, STACK, f"-XX:SharedArchiveFile={inside}/{main}.jsa",
                 "-cp", f"{inside}/inside.jar", f"megatron_ft.{main}"]
 
     def _box(self, shown: dict[str, str], limits: Limits) -> Box:
@@ -188,6 +209,33 @@ class Java(Compiled):
         _run([f"{self._home}/bin/javac", "-d", str(classes), *map(str, sorted(SOURCES.glob("*.java")))])
         _run([f"{self._home}/bin/jar", "--create", "--file", str(folder / "inside.jar"), "-C", str(classes), "."])
         shutil.rmtree(classes)
+        (folder / "inside.jar").chmod(0o444)
+        folder.chmod(0o755)
+        for main in ("Compiler", "Answer", "Ask"):
+            self._archive(folder, main)
+
+    def _archive(self, folder: Path, main: str) -> None:
+        """What a JVM has loaded after a first case, kept for the next ones to start with.
+
+        Without it they only start more slowly, as they do where the jar lies under another name than here.
+        """
+        def java(name: str) -> str:
+            dump = f"-XX:ArchiveClassesAtExit=$made/{name}.jsa" if name == main else ""
+            return " ".join([f"{self._home}/bin/java", *OPTIONS, HEAP, STACK, dump, "-cp", f"{INSIDE}/inside.jar",
+                             f"megatron_ft.{name}"])
+
+        program, tests = (struct.pack(">i", len(source)) + source.encode() for source in
+                          (self.program_source(REHEARSAL, REHEARSAL_PROGRAM), self.tests_source(REHEARSAL)))
+        script = (f"made=$(mktemp -d) && cd $made && mkfifo calls answers && head -c {len(program)} >program && cat >tests && "
+                  f"{java('Compiler')} program 0 3 <program 3>made.program && "
+                  f"{java('Compiler')} tests 0 3 <tests 3>made.tests && "
+                  "tail -c +6 made.program >program && tail -c +6 made.tests >tests && "
+                  f"{{ {java('Answer')} program 3 4 3<calls 4>answers >&2 & }} && "
+                  f"echo token | {java('Ask')} tests 3 4 5 4>calls 3<answers 5>report >&2; wait; cat {main}.jsa")
+        box = self._box({str(folder): INSIDE}, self.build_limits)
+        made = build(self.sandbox, box, script, program + tests)
+        if made.data:
+            (folder / f"{main}.jsa").write_bytes(made.data)
 
 
 def _run(command: list[str]) -> str:

@@ -294,7 +294,7 @@ final class Wire {
             for (int index = 0; index < letters.length; index++) {
                 letters[index] = in.readChar();
             }
-            return new String(letters);
+            return new String(letters).intern(); // a literal is one object in one JVM, and Java/137 compares with ==
         }
 
         private Object big(boolean whole) throws IOException {
