@@ -56,7 +56,7 @@ class Grammar:
     """Several functions may have one name."""
     imports_first: bool = False
     """Imports may only stand before all else."""
-    never_kept: frozenset[str] = frozenset({"main", "Main"})
+    never_kept: frozenset[str] = frozenset({"main"})
     regexes: bool = False
     """A slash may begin a regular expression."""
 
@@ -163,6 +163,7 @@ JAVA = Grammar(
         _JAVA_TYPE + r"\w+\s*\([^;{}]*\)[^;{}()=]*(?=;)"),
     overloads=True,
     imports_first=True,
+    never_kept=frozenset({"main", "Main"}),
 )
 
 GO = Grammar(

@@ -62,8 +62,13 @@ def assemble(grammar: Grammar, base: str, completion: str, entry_point: str) -> 
 
 
 def is_complete(grammar: Grammar, completion: str, entry_point: str = "") -> bool:
-    """Whether whatever a model writes next would be cut off; without an entry point any function is taken for it."""
-    if "}" not in completion:
+    """Whether whatever a model writes next would be cut off; without an entry point any function is taken for it.
+
+    Asked after every token, so it looks closer only where something stands at the margin of the last line: a body's lines
+    cost nothing, and what ends an answer begins at the margin.
+    """
+    last_line = completion[completion.rfind("\n") + 1:]
+    if not last_line[:1].strip() or "}" not in completion:
         return False
     answer = _answer(grammar, completion, [entry_point], grammar.depth)
     tokens = list(scan(grammar, answer.text))
@@ -97,7 +102,8 @@ def _is_over(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -
     """Whether what follows a closed function shows that no more of it is needed."""
     items, stopped = following(grammar, text, tokens, first)
     kept = used(items, grammar, words_of(text, tokens[:first]), set())
-    return stopped or any(item.closed and item.names and item not in kept for item in items)
+    unused = [item for item in items if item.names and item not in kept]
+    return stopped or any(item.closed or item.names & grammar.never_kept for item in unused)
 
 
 def _answer(grammar: Grammar, completion: str, names: Sequence[str], depth: int) -> Answer:
@@ -106,7 +112,8 @@ def _answer(grammar: Grammar, completion: str, names: Sequence[str], depth: int)
     tokens = list(scan(grammar, before))
     end = closing(tokens, depth - 1 if grammar is JAVA else depth)
     entry = _definition(grammar, before, tokens, names)
-    if end is not None and (entry is None or tokens[end].start < entry.start):
+    # Some models close what was begun at once, to write it anew.
+    if end is not None and (entry is None or end > 0 and tokens[end].start < entry.start):
         return Answer(before, False, bool(blocks))
     if entry is not None:
         return Answer(before, True, bool(blocks))

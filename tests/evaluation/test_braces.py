@@ -156,6 +156,7 @@ ANEW = {
     "a fence with more": "\n```LANGUAGE\nWHOLE\n\nUNRELATED\n\nMAIN\n\nUSAGE\n```",
     "no fence": "\n\nHere's the fixed code:\n\nWHOLE\n\nIt's called so:\n\nUSAGE\n",
     "no word": "\nWHOLE\n\nMAIN\n",
+    "the end of what was begun": "END\n\nWHOLE\n\nMAIN\n",
 }
 
 
@@ -163,7 +164,9 @@ ANEW = {
 @pytest.mark.parametrize("language", GRAMMARS)
 def test_an_answer_written_anew_stands_by_itself(language: str, kind: str) -> None:
     pieces = PIECES[language]
-    text = ANEW[kind].replace("LANGUAGE", language).replace("USAGE", pieces.usage).replace("MAIN", pieces.main)
+    end = "\n    }\n}" if language == "java" else "\n}"
+    text = ANEW[kind].replace("END", end).replace("LANGUAGE", language)
+    text = text.replace("USAGE", pieces.usage).replace("MAIN", pieces.main)
     indented = "\n".join(f"   {line}" for line in whole(pieces).split("\n"))
     text = text.replace("UNRELATED", pieces.unrelated).replace("WHOLE", whole(pieces)).replace("INDENTED", indented)
     program = assemble(GRAMMARS[language], base_of(pieces), text, "twice")
@@ -248,7 +251,7 @@ def test_a_renamed_class_keeps_its_constructors_and_its_strings() -> None:
     assert "Unused" not in program
 
 
-ENDS = {"words": "\n\nThis function returns x. It's", "a fence": "\n```", "a heading": "\n\n## Explanation\n",
+ENDS = {"words": "\n\nThis function returns x. It's", "a fence": "\n```", "a heading": "\n\n## Explanation",
         "bold words": "\n\n**Note**: the", "a list": "\n\n1. It", "the end of a list": "\n\n* It is"}
 
 
@@ -257,13 +260,14 @@ def test_generation_may_stop_when_the_rest_would_be_cut(language: str) -> None:
     pieces, grammar = PIECES[language], GRAMMARS[language]
     for kind, end in ENDS.items():
         assert is_complete(grammar, followed(pieces) + end, "twice"), kind
-    assert is_complete(grammar, followed(pieces, pieces.unrelated, ""), "twice")
-    assert is_complete(grammar, followed(pieces, pieces.main, ""), "twice")
-    assert is_complete(grammar, followed(pieces, pieces.usage, ""), "twice")
+    assert is_complete(grammar, followed(pieces, pieces.unrelated, "T"), "twice")
+    assert is_complete(grammar, followed(pieces, pieces.main, "T"), "twice")
+    assert is_complete(grammar, followed(pieces, pieces.usage, "T"), "twice")
     fenced = f"\nHere it is:\n```{language}\n{whole(pieces)}\n\n{pieces.main}\n"
-    assert is_complete(grammar, fenced + "```\n", "twice")
+    assert is_complete(grammar, fenced + "```", "twice")
+    assert is_complete(grammar, fenced + "```\nThat", "twice")
     assert not is_complete(grammar, fenced.replace(pieces.main, ""), "twice")
-    assert not is_complete(grammar, f"\nFirst:\n```\n{pieces.unrelated}\n```\nThen:\n", "twice")
+    assert not is_complete(grammar, f"\nFirst:\n```\n{pieces.unrelated}\n```\nThen:\nA", "twice")
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
@@ -308,7 +312,20 @@ def test_generation_never_stops_inside_a_solution_of_humanevalpack(rows: tuple[G
         text = "\n" + row["canonical_solution"].rstrip()
         ends = {*range(0, len(text), max(1, len(text) // 20)), *range(len(text) - 4, len(text) + 1)}
         assert not any(is_complete(grammar, text[:end], row["entry_point"]) for end in ends), row["task_id"]
-        assert is_complete(grammar, text + PROSE, row["entry_point"]), row["task_id"]
+        assert is_complete(grammar, text + PROSE.rstrip(), row["entry_point"]), row["task_id"]
+
+
+@pytest.mark.parametrize("language", GRAMMARS)
+def test_any_part_of_an_answer_becomes_some_program(language: str) -> None:
+    """However an answer was cut off, whatever was left out of it."""
+    pieces = PIECES[language]
+    rest = "\n\n".join([pieces.own_import, pieces.own_known, whole(pieces), pieces.helper, pieces.main, "It's `{done`."])
+    for text in (f"Here:\n```{language}\n{rest}\n```\n", f"\n{rest}", followed(pieces, rest)):
+        for start in range(0, len(text), 23):
+            for end in range(start, len(text), 37):
+                part = text[:start] + text[end:] if end % 2 else text[start:end]
+                assert assemble(GRAMMARS[language], base_of(pieces), part, "twice")
+                is_complete(GRAMMARS[language], part, "twice")
 
 
 def test_a_function_s_name_is_the_one_that_base_begins() -> None:
