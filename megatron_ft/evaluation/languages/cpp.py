@@ -79,6 +79,7 @@ class Cpp(Compiled):
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the version of the compiler."""
+        version = _version()
         right = SELF_CHECK.prompt + "    return x.size() * 8 * (MD5_DIGEST_LENGTH == 16 && MD5(0, 0, 0));\n}\n"
         wrong = SELF_CHECK.prompt + "    return x[0];\n}\n"
         for program, expected in ((right, "passed"), (wrong, "failed")):
@@ -86,7 +87,7 @@ class Cpp(Compiled):
             if verdict.status != expected:
                 raise EvaluationError(f"C++ programs cannot be judged here: one that must give '{expected}' gave "
                                       f"'{verdict.status}' ({verdict.reason}); {_missing(verdict.output)}")
-        return {"g++": _version()}
+        return {"g++": version}
 
     def program_source(self, problem: Problem, program: str) -> str:
         """The program, whose own main is renamed, and what answers calls of the entry point."""
@@ -142,7 +143,7 @@ class Cpp(Compiled):
         for path in _sources():
             shutil.copy(path, folder / path.name)
         place = INSIDE if self.sandbox.tool != "none" else str(folder)
-        box = Box({str(SOURCES): place}, limits=replace(self.build_limits, file_bytes=HEADER_BYTES))
+        box = Box({str(SOURCES): place}, limits=replace(self.build_limits, cpu_s=120, wall_s=600, file_bytes=HEADER_BYTES))
         for name, command in made.items():
             script = command.format(compile=COMPILE, place=place)
             built = build(self.sandbox, box, f"{script} -o /tmp/made && cat /tmp/made", b"")

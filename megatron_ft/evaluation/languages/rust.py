@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -68,6 +69,7 @@ class Rust(Compiled):
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the version of the compiler."""
+        version = _version()
         right = "    let n = rand::thread_rng().gen_range(2, 3) as i32;\n    assert!(Regex::new(\"^[0-9a-f]{32}$\").unwrap()" \
                 ".is_match(&format!(\"{:x}\", md5::compute(\"\"))));\n    n * 4 * x.len() as i32\n}\n"
         for body, expected in ((right, "passed"), ("    x[0]\n}\n", "failed")):
@@ -75,7 +77,7 @@ class Rust(Compiled):
             if verdict.status != expected:
                 raise EvaluationError(f"Rust programs cannot be judged here: one that must give '{expected}' gave "
                                       f"'{verdict.status}' ({verdict.reason}); the output: {verdict.output.strip()}")
-        return {"rustc": _version()}
+        return {"rustc": version}
 
     def program_source(self, problem: Problem, program: str) -> str:
         """The program as the root of a crate, and what answers calls of the entry point."""
@@ -138,7 +140,7 @@ class Rust(Compiled):
                  for name, edition in OURS.items()]
         jobs.append(f"--edition 2021 {place}/start.rs")
         compiled = " && ".join(f"{self._rustc} {COMPILE} -C opt-level=1 {job}" for job in jobs)
-        box = Box({**self._toolchain, str(SOURCES): place}, limits=self.build_limits)
+        box = Box({**self._toolchain, str(SOURCES): place}, limits=replace(self.build_limits, cpu_s=120, wall_s=600))
         built = build(self.sandbox, box, f"mkdir /tmp/made && cd /tmp/made && {compiled} && tar -c *", b"")
         if built.status:
             raise EvaluationError(f"Rust: the crates cannot be built ({built.status}: {built.reason}); the Debian packages are "

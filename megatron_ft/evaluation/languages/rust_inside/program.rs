@@ -5,10 +5,7 @@
 
 use crate::{read_message, write_message, Get, Put, Reader, Writer, Wrong};
 use std::any::Any;
-use std::ffi::CStr;
-use std::fs::File;
 use std::os::raw::c_char;
-use std::os::unix::io::FromRawFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 /// A call that is being answered.
@@ -31,14 +28,10 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a text".to_string())
 }
 
-fn word<'a>(argv: *const *const c_char, place: usize) -> &'a str {
-    unsafe { CStr::from_ptr(*argv.add(place)) }.to_str().unwrap()
-}
-
 /// Answers until the tests are over.
 pub fn serve(argv: *const *const c_char, call: fn(&mut Asked)) {
-    let pipe = |place| unsafe { File::from_raw_fd(word(argv, place).parse().unwrap()) };
-    let (mut incoming, mut outgoing) = (pipe(1), pipe(2));
+    crate::ignore_closed_pipes();
+    let (mut incoming, mut outgoing) = (crate::pipe(argv, 1), crate::pipe(argv, 2));
     while let Some(message) = read_message(&mut incoming) {
         let mut asked = Asked { from: Reader::new(message), out: Writer::default() };
         let done = catch_unwind(AssertUnwindSafe(|| call(&mut asked)));

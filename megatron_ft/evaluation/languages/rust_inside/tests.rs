@@ -1,11 +1,9 @@
 //! The tests' half: TESTS IN OUT REPORT, the token on stdin. The report is as evaluation/case.py has it.
 
 use crate::{read_message, write_message, Get, Put, Reader, Writer, Wrong};
-use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::raw::c_char;
-use std::os::unix::io::FromRawFd;
 use std::panic::{catch_unwind, set_hook};
 use std::process::exit;
 use std::sync::Mutex;
@@ -68,14 +66,10 @@ impl Call {
 /// One test: its name, the function, and whether it has to panic.
 pub type Test = (&'static str, fn(), bool);
 
-fn word<'a>(argv: *const *const c_char, place: usize) -> &'a str {
-    unsafe { CStr::from_ptr(*argv.add(place)) }.to_str().unwrap()
-}
-
 /// Runs the tests one after the other; `first_line` is where their text begins in the compiled one.
 pub fn run(argv: *const *const c_char, first_line: usize, tests: &[Test]) -> ! {
-    let pipe = |place| unsafe { File::from_raw_fd(word(argv, place).parse().unwrap()) };
-    let (incoming, outgoing, report) = (pipe(1), pipe(2), pipe(3));
+    let (incoming, outgoing, report) = (crate::pipe(argv, 1), crate::pipe(argv, 2), crate::pipe(argv, 3));
+    crate::ignore_closed_pipes();
     *PIPES.lock().unwrap() = Some(Pipes { incoming, outgoing, report, calls: 0, panicked: String::new() });
     with(|pipes| pipes.report.write_all(b"ready\n")).unwrap();
     let mut token = String::new();
