@@ -44,7 +44,7 @@ def read(settings: Settings, found: Mapping[str, Benchmark], chosen: Mapping[str
     asked = {(problem.task_id, scenario): None for problems in chosen.values() for scenario in settings.scenarios
              if scenario != DESCRIBED for problem in problems}
     answers = (_lists(path, data, settings, found, chosen) if data.lstrip()[:1] == b"["
-               else _lines(path, data, settings))
+               else _lines(path, data, settings, {problem.task_id: problem for each in chosen.values() for problem in each}))
     wanted = {key: answer for key, answer in answers.items() if key[:2] in asked}
     return Given(wanted, _samples(path, wanted, list(asked), settings.samples), hashlib.sha256(data).hexdigest())
 
@@ -90,7 +90,7 @@ def _lists(path: Path, data: bytes, settings: Settings, found: Mapping[str, Benc
             for problem, programs in zip(problems, rows, strict=True) for number, program in enumerate(programs)}
 
 
-def _lines(path: Path, data: bytes, settings: Settings) -> dict[Key, dict]:
+def _lines(path: Path, data: bytes, settings: Settings, problems: Mapping[str, Problem]) -> dict[Key, dict]:
     """samples.jsonl of a run, whose completions are cut by this run's mode, or evalplus' JSONL."""
     answers: dict[Key, dict] = {}
     seen: dict[str, int] = defaultdict(int)
@@ -104,7 +104,7 @@ def _lines(path: Path, data: bytes, settings: Settings) -> dict[Key, dict]:
         else:
             language, scenario = _only(path, settings)
             task_id = _task_id(row["task_id"], language)
-            key, answer = (task_id, scenario, seen[task_id]), _of_evalplus(row, place)
+            key, answer = (task_id, scenario, seen[task_id]), _of_evalplus(row, place, problems.get(task_id))
             seen[task_id] += 1
         if key in answers:
             raise DataError(f"{place}: sample {key[2]} of {key[0]}/{key[1]} is also on a line before; keep one of them")
@@ -134,11 +134,15 @@ def _of_ours(row: Mapping, place: str) -> tuple[Key, dict]:
     return (row["task_id"], row["scenario"], row["sample"]), answer
 
 
-def _of_evalplus(row: Mapping, place: str) -> dict:
+def _of_evalplus(row: Mapping, place: str, problem: Problem | None) -> dict:
     name = next((name for name in ("solution", "completion") if isinstance(row.get(name), str)), None)
     if name is None:
         raise DataError(f"{place}: has neither a text 'solution' (a whole program) nor 'completion'; it has {', '.join(row)}")
-    return {"program" if name == "solution" else name: row[name], **GIVEN}
+    if name == "solution":
+        return {"program": row[name], **GIVEN}
+    # Theirs go on with the whole prompt, a model's answer here with the prompt stripped of its last line break.
+    end = problem.prompt[len(problem.prompt.rstrip()):] if problem else ""
+    return {"completion": end + row[name], **GIVEN}
 
 
 def _task_id(task_id: str, language: str) -> str:

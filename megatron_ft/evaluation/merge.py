@@ -13,7 +13,7 @@ from megatron_ft.evaluation.scenarios import DESCRIBED
 from megatron_ft.evaluation.shards import Shard
 
 NAMES = 3  # of samples in an error
-COUNTED = ("samples", "tokens", "seconds", "capped", "by_length")
+RATE = "tokens_per_s"
 
 
 def command(argv: Sequence[str]) -> None:
@@ -108,8 +108,9 @@ def generation(runs: Sequence[FinishedRun]) -> dict:
     figures = [run.summary["generation"] for run in runs if run.summary["generation"]]
     if not figures:
         return {}
-    total = {name: round(sum(each[name] for each in figures), 2) for name in COUNTED}
-    return {**total, "tokens_per_s": round(total["tokens"] / total["seconds"], 1) if total["seconds"] else 0.0}
+    total = {name: round(sum(each.get(name, 0) for each in figures), 2) for name, value in figures[0].items()
+             if isinstance(value, int | float) and name != RATE}
+    return {**total, RATE: round(total["tokens"] / total["seconds"], 1) if total["seconds"] else 0.0}
 
 
 def toolchains(runs: Sequence[FinishedRun]) -> dict[str, dict[str, str]]:
