@@ -131,9 +131,8 @@ class JavaScript(Language):
     def _argv(self, script: str) -> list[str]:
         node = f"{NODE}/bin/{self._node.name}" if self._boxed and not _is_of_system(self._node) else str(self._node)
         heap = int(self.limits.memory_bytes * HEAP_SHARE) // 2**20
-        # Without a pool of its own v8 compiles and collects in the program's thread, and a program counts as one.
-        return [node, f"--max-old-space-size={heap}", "--v8-pool-size=0",
-                f"{INSIDE if self._boxed else SCRIPTS}/{script}.js"]
+        # The pool of threads stays as it is: without one (--v8-pool-size=0) node 16 waits for ever for its collector.
+        return [node, f"--max-old-space-size={heap}", f"{INSIDE if self._boxed else SCRIPTS}/{script}.js"]
 
 
 def package_folders(node: Path) -> list[Path]:
