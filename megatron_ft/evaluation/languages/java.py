@@ -36,9 +36,10 @@ OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-
 HEAP, STACK, COMPILER_HEAP = "-Xmx1g", "-Xss2m", "-Xmx768m"
 IMPORT = re.compile(r"^[ \t]*import\s[^;]+;", re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
-HEAD = re.compile(r"(?:[;{}]|\*/)\s*(?P<modifiers>(?:@?\w+\s+)*?)(?:<[^{};()]*>\s*)?"
-                  r"(?P<returns>[\w.]+(?:\s*<[^{};()]*>)?[\s\[\]]+)"
-                  r"(?P<name>\w+)\s*\((?P<parameters>[^(){};]*)\)[^(){};]*\{\s*$")
+HEAD = re.compile(
+    r"(?:[;{}]|\*/)\s*(?P<modifiers>(?:(?:@\w+|public|protected|private|static|final|synchronized|strictfp)\s+)*)"
+    r"(?:<[^{};()]*>\s*)?(?P<returns>[\w.]+(?:\s*<[^{};()]*>)?[\s\[\]]+)"
+    r"(?P<name>\w+)\s*\((?P<parameters>[^(){};]*)\)[^(){};]*\{\s*$")
 SELF_CHECK = Problem(
     "self-check", "class Solution {\n    public int f(int x) {\n", "class Solution {\n    public int f(int x) {\n", "", "",
     "", "", "f", "", "", "",

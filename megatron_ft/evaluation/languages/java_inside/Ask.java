@@ -70,17 +70,17 @@ public final class Ask {
 
     private static Object asked(Class<?> declared, String name, int self, List<String> parameters, Object[] arguments) {
         String call = name.isEmpty() ? "new " + declared.getSimpleName() + "()" : name + shown(arguments);
-        byte[] message = null;
         try {
-            // An array's items, so that what cannot be changed in a list of them is not confused with the list itself.
             pipes.send(joined(declared.getSimpleName(), name, self, parameters, Arrays.asList(arguments)));
-            message = pipes.receive();
+        } catch (IOException gone) {
+            end("ended", "");
+        }
+        try {
+            byte[] message = pipes.receive();
             if (message == null) {
                 end("ended", "");
             }
             return accept(call, new Wire.Reader(message), arguments);
-        } catch (IOException gone) {
-            end("ended", "");
         } catch (Wire.Breach problem) {
             end("refused", "the program sent " + problem.getMessage() + " for " + call);
         }
@@ -109,7 +109,9 @@ public final class Ask {
                 Changed.bringBack(argument, message.read());
             }
         }
-        CALLS.add(call + " gave " + shown(value));
+        if (!call.startsWith("new ")) {
+            CALLS.add(call + " gave " + shown(value));
+        }
         return value;
     }
 
