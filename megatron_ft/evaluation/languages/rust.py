@@ -26,6 +26,7 @@ from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
 
 INSIDE, TOOLCHAIN = "/box/rust", "/box/rustc"
+PRELOADED = "exe.so"
 SOURCES = Path(__file__).parent / "rust_inside"
 REGISTRY = Path("/usr/share/cargo/registry")
 UNICODE = " ".join(f"--cfg feature='\"unicode{part}\"'" for part in
@@ -33,9 +34,10 @@ UNICODE = " ".join(f"--cfg feature='\"unicode{part}\"'" for part in
 STD = "--cfg feature='\"std\"'"
 # Crate -> its Debian package, the folder of its sources, options. Without regex's `perf` it needs no other crate.
 CRATES = {
-    "regex_syntax": ("librust-regex-syntax-dev", "regex-syntax-0.6.*", UNICODE),
-    "regex": ("librust-regex-dev", "regex-1.[0-7].*", f"{STD} {UNICODE} --extern regex_syntax=libregex_syntax.rlib"),
-    "md5": ("librust-md5-dev", "md5-0.7.*", STD),
+    "regex_syntax": ("librust-regex-syntax-dev", "regex-syntax-0.6.*", f"--edition 2018 {UNICODE}"),
+    "regex": ("librust-regex-dev", "regex-1.[0-7].*",
+              f"--edition 2018 {STD} {UNICODE} --extern regex_syntax=libregex_syntax.rlib"),
+    "md5": ("librust-md5-dev", "md5-0.7.*", f"--edition 2015 {STD}"),
 }
 OURS = {"rand": "2018", "megatron_ft_wire": "2021"}
 # The linker that newer compilers bring would look for itself in /proc, which a box has not.
@@ -94,7 +96,8 @@ class Rust(Compiled):
     def build_script(self, half: str) -> str:
         """Compiles and links one half."""
         crates = " ".join(f"--extern {name}={self._place}/lib{name}.rlib" for name in ("regex", "md5", *OURS))
-        return (f"{self._rustc} {COMPILE} --edition 2021 --crate-name half -C opt-level=0 -L {self._place} {crates} "
+        rustc = self._rustc(f"{self._place}/{PRELOADED}")
+        return (f"{rustc} {COMPILE} --edition 2021 --crate-name half -C opt-level=0 -L {self._place} {crates} "
                 "-o /tmp/half - && cat /tmp/half")
 
     def run_box(self, artifact: Path) -> Box:
@@ -119,27 +122,29 @@ class Rust(Compiled):
         """Where the compiler itself is: what is on PATH may be rustup's, which does not run in a box."""
         return _said("--print", "sysroot").strip()
 
-    @property
-    def _rustc(self) -> str:
+    def _rustc(self, preloaded: str) -> str:
+        """The command; a box has no /proc, by which the compiler would find itself and its libraries."""
         place = self._sysroot if self.sandbox.tool == "none" else self._toolchain.get(self._sysroot, self._sysroot)
-        # A box has no /proc, by which the compiler would find its own libraries.
-        return f"LD_LIBRARY_PATH={place}/lib {place}/bin/rustc --sysroot {place}"
+        return (f"LD_LIBRARY_PATH={place}/lib LD_PRELOAD={preloaded} MEGATRON_FT_EXE={place}/bin/rustc "
+                f"{place}/bin/rustc --sysroot {place}")
 
     @cached_property
     def _inside(self) -> Path:
         """Our crates and those that programs may use, built once."""
-        ours = [path.read_text() for path in sorted(SOURCES.glob("*.rs"))]
+        ours = [path.read_text() for path in sorted(SOURCES.iterdir()) if path.is_file()]
         crates = [str(_sources_of(name)) for name in CRATES]
         return cached_folder("rust", [_version(), COMPILE, *map(str, CRATES.values()), *crates, *ours], self._make)
 
     def _make(self, folder: Path) -> None:
         place = INSIDE if self.sandbox.tool != "none" else str(SOURCES)
-        jobs = [f"--crate-type rlib --crate-name {name} --edition 2018 {options} -L . {_sources_of(name)}/src/lib.rs"
+        jobs = [f"--crate-type rlib --crate-name {name} {options} -L . {_sources_of(name)}/src/lib.rs"
                 for name, (_, _, options) in CRATES.items()]
         jobs += [f"--crate-type rlib --crate-name {name} --edition {edition} {place}/{name.removeprefix('megatron_ft_')}.rs"
                  for name, edition in OURS.items()]
         jobs.append(f"--edition 2021 {place}/start.rs")
-        compiled = " && ".join(f"{self._rustc} {COMPILE} -C opt-level=1 {job}" for job in jobs)
+        rustc = self._rustc(f"/tmp/made/{PRELOADED}")
+        compiled = " && ".join([f"cc -O1 -shared -fPIC -o {PRELOADED} {place}/exe.c -ldl",
+                                *(f"{rustc} {COMPILE} -C opt-level=1 {job}" for job in jobs)])
         box = Box({**self._toolchain, str(SOURCES): place}, limits=replace(self.build_limits, cpu_s=120, wall_s=600))
         built = build(self.sandbox, box, f"mkdir /tmp/made && cd /tmp/made && {compiled} && tar -c *", b"")
         if built.status:
