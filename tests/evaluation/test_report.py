@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html.parser
+import http.server
 import json
 import re
 import shutil
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,43 @@ def test_the_page_forbids_itself_to_load_and_to_run_anything_else(hostile: str) 
     assert "unsafe" not in policy
     assert hostile.index("Content-Security-Policy") < hostile.index("<style") < hostile.index("<script")
     assert not [1 for _, attributes in Tags(hostile).found if "style" in attributes]  # the policy would drop them
+
+
+class Counted(http.server.BaseHTTPRequestHandler):
+    """A server that nothing should ever ask."""
+
+    asked: list[str] = []
+
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server looks for
+        self.asked.append(self.path)
+        self.send_error(404)
+
+
+def in_browser(page: str, path: Path) -> str:
+    """The document as chromium has it after its scripts, with everything that the page asks the network for allowed."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium (Debian's package chromium)")
+    path.write_text(page)
+    return subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={path.parent / 'profile'}",
+                           "--dump-dom", path.as_uri()], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.slow
+def test_a_browser_loads_nothing_and_runs_the_page_s_own_script_only(hostile: str, tmp_path: Path) -> None:
+    page = hostile.replace('<option value="timeout">', '<option value="timeout" selected>')
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counted)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    # What a text could do if it were not escaped: the policy stops that too.
+    escaped = (f"<img src={place}/img onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+               f"<script src={place}/script></script><iframe src={place}/frame></iframe><style>@import '{place}/css';</style>")
+    found = in_browser(page.replace("<h2>Plots", f"{escaped}<h2>Plots", 1), tmp_path / "page.html")
+    server.shutdown()
+    assert Counted.asked == []
+    assert "<title>elsewhere.json</title>" in found
+    assert '<form id="filter">' in found and ">1 of 2</output>" in found  # the filter is there, and it filters
+    assert found.count('hidden=""') == 1
 
 
 def test_the_page_says_what_failed_and_what_would_have_been_right(hostile: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from megatron_ft import evaluate as evaluate_command
 from megatron_ft.errors import CheckpointError, ConfigError, DataError, EvaluationError
 from megatron_ft.evaluation import execution, model_folder, scenarios, settings
 from megatron_ft.evaluation.execution import Attempt
@@ -184,9 +185,20 @@ def test_the_exit_code_tells_the_truth(python: Python, write_benchmark, tmp_path
     assert "--language: 'cobol' is unknown; use one or more of python, js" in unknown.stderr
 
 
+def test_other_commands_are_found_and_told_of(tmp_path: Path) -> None:
+    told = command("--help").stdout
+    for name in evaluate_command.COMMANDS:
+        assert f"\n  {name} " in told
+        assert f"python -m megatron_ft.evaluate {name}" in command(name, "--help").stdout
+    refused = command("report", str(tmp_path / "nowhere"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: DataError: ")
+
+
 def test_help_and_own_solutions_need_no_torch() -> None:
+    heavy = "'torch', 'transformers', 'megatron', 'scipy', 'numpy', 'matplotlib'"
     code = ("import sys\nfrom megatron_ft import evaluate\n"
-            "assert not {'torch', 'transformers', 'megatron'} & set(sys.modules), sorted(sys.modules)")
+            f"assert not {{{heavy}}} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
