@@ -132,7 +132,8 @@ CPP = Grammar(
         _CPP_TEMPLATE + _CPP_TYPE + r"(?P<name>operator\s*[^\s\w(]+|(?:\w+::)*~?\w+)\s*\((?:[^;{}]|\{\})*\)[^;{}()=]*(?=\{)",
         r"(?:inline\s+)?namespace\b\s*(?P<name>\w*)\s*(?=\{)"),
     lines=_patterns(
-        _CPP_TEMPLATE + r"(?:typedef\s+)?(?:struct|class|enum(?:\s+class)?|union)\b\s*(?P<names>[^;{}()=]*\{[^{}]*\}[^;{}]*;)",
+        _CPP_TEMPLATE + r"(?:typedef\s+)?(?:struct|class|enum(?:\s+class)?|union)\b\s*(?P<name>\w*)[^;{}()=]*\{[^{}]*\}"
+        r"(?P<names>[^;{}]*;)",
         _CPP_TEMPLATE + r"(?:struct|class|enum(?:\s+class)?|union)\s+(?P<name>\w+)[^;{}()=]*(?=[{;])",
         r"typedef\s+(?:struct|union|enum)\b(?=[^;]*\{)",
         r"typedef\s+[^;{}]*?(?P<name>\w+)\s*(?=;)",

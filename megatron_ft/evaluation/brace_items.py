@@ -113,23 +113,19 @@ def used(items: Sequence[Item], grammar: Grammar, words: set[str], defined: set[
     Items without a name (imports of everything) stay where one that is kept follows them.
     """
     words, defined, keys = set(words), set(defined), set()
-    kept: set[int] = set()
     waiting = {number: item for number, item in enumerate(items) if not item.names & grammar.never_kept}
-    found = True
-    while found:
-        found = False
-        for number, item in list(waiting.items()):
-            if not (item.names | {item.owner}) & words:
-                continue
-            del waiting[number]
-            again = item.key in keys or bool(item.names) and item.names <= defined and not grammar.overloads
-            if not again and not item.names & defined or not again and item.paths:
-                kept.add(number)
-                keys.add(item.key)
-                words |= item.words
-                found = True
-                if not grammar.overloads:
-                    defined |= item.names
+    kept: set[int] = set()
+    while wanted := [number for number, item in waiting.items() if (item.names | {item.owner}) & words]:
+        item = waiting.pop(wanted[0])
+        # Of an import's names some may be known; what else is known must not be defined again.
+        known = item.names <= defined if item.paths else bool(item.names & defined)
+        if known or item.key in keys:
+            continue
+        kept.add(wanted[0])
+        keys.add(item.key)
+        words |= item.words
+        if not grammar.overloads:
+            defined |= item.names
     neutral = {number for number, item in waiting.items() if not (item.names or item.owner or grammar.imports_first)}
     last = max(kept, default=-1)
     return [item for number, item in enumerate(items) if number in kept or number in neutral and number < last]

@@ -87,15 +87,15 @@ def is_complete(grammar: Grammar, completion: str, entry_point: str = "") -> boo
 
 
 def function_name(grammar: Grammar, base: str, entry_point: str) -> str:
-    """The function that `base` leaves open: some declarations give it another name than `entry_point`."""
-    head = begun(grammar, base)
-    if head is None:
+    """The function that `base` leaves open: some declarations give it another name than `entry_point`.
+
+    >>> function_name(JS, "const minSubArraySum = (nums) => {", "minSubarraySum")
+    'minSubArraySum'
+    """
+    last = begun(grammar, base) if grammar is not JAVA else None  # what base leaves open in java is the class
+    if last is None or entry_point in last.names:
         return entry_point
-    tail = base[head.start:]
-    header = tail.partition("{")[0] if grammar is not JAVA else _last_header(tail)
-    if entry_point in re.findall(r"[\w$]+", header):
-        return entry_point
-    return next(iter(head.names), entry_point) if grammar is not JAVA else entry_point
+    return next(iter(last.names), entry_point)
 
 
 def _is_over(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -> bool:
@@ -144,9 +144,10 @@ def _fenced(completion: str) -> tuple[str, list[tuple[str, bool]]]:
 
 def _definition(grammar: Grammar, text: str, tokens: Sequence[Token], names: Sequence[str]) -> Item | None:
     """The first definition of one of the names at the margin (java: anywhere); of any function if the name is empty."""
+    last_use = max(text.rfind(name) for name in names)
     for first, token in enumerate(tokens):
         at_margin = token.start == 0 or text[token.start - 1] == "\n" or grammar is JAVA
-        if not token.fresh or not at_margin or not any(name in text[token.start:] for name in names):
+        if not token.fresh or not at_margin or token.start > last_use:
             continue
         item = item_at(grammar, text, tokens, first)
         if item is not None and ("" in names or not item.names.isdisjoint(names)) and _has_body(item):
@@ -174,10 +175,6 @@ def _continued(grammar: Grammar, base: str, text: str, depth: int) -> str:
 
 def _depth(tokens: Sequence[Token]) -> int:
     return sum({"{": 1, "}": -1}.get(token.text, 0) for token in tokens)
-
-
-def _last_header(text: str) -> str:
-    return text.rstrip().removesuffix("{").rpartition("}")[2].rpartition(";")[2].rpartition("{")[2]
 
 
 def _anew(grammar: Grammar, base: str, text: str, names: Sequence[str]) -> str:
