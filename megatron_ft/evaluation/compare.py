@@ -103,7 +103,8 @@ def _require_the_same_benchmark(before: FinishedRun, after: FinishedRun) -> None
 
 def differing_settings(before: FinishedRun, after: FinishedRun) -> str:
     """What was set differently, with both values."""
-    known = [{name: value for name, value in run.identity.items() if name not in NOT_SETTINGS} for run in (before, after)]
+    known = [{**{name: value for name, value in run.identity.items() if name not in NOT_SETTINGS},
+              "toolchains": run.summary["toolchains"]} for run in (before, after)]
     return differing(*known, "in A", "in B")
 
 

@@ -73,10 +73,11 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for stream in self._streams.values():
             stream.close()
-        if kind is not None and not any("tokens" in row for row in self.samples.values()):
-            shutil.rmtree(self.path, ignore_errors=True)  # nothing in it took a model's time
+        if kind is not None and (self.identity.get("solutions") or not self.samples):
+            shutil.rmtree(self.path, ignore_errors=True)  # made again in a moment
         elif kind is not None:
-            log.get().warning(f"{len(self.samples)} samples are kept in {self.path}; the same command goes on from there")
+            log.get().warning(f"{len(self.samples)} samples and {len(self.results)} verdicts are kept in {self.path}; the same "
+                              "command goes on from there")
         self._held.close()
 
     def add_sample(self, row: Mapping[str, Any]) -> None:

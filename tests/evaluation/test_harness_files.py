@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ft.errors import ConfigError, DataError, MegatronFTError
-from megatron_ft.evaluation import model_folder, settings
+from megatron_ft.evaluation import model_folder, report, settings
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.run import evaluate
 from tests.evaluation.problems import make_problem
@@ -118,6 +118,19 @@ def test_settings_that_do_not_fit_the_file_are_refused(write_benchmark, tmp_path
     file.write_text(json.dumps([[RIGHT] * 2] * 2))
     with pytest.raises(MegatronFTError, match=message):
         score(write_benchmark(*PROBLEMS), tmp_path / "out", file, *more)
+
+
+def test_verdicts_on_many_programs_survive_an_error(python: Python, write_benchmark, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "generations.json"
+    file.write_text(json.dumps([[RIGHT], [WRONG]]))
+    with monkeypatch.context() as broken:
+        broken.setattr(report, "write", None)
+        with pytest.raises(TypeError):
+            score(write_benchmark(*PROBLEMS), tmp_path / "out", file)
+    monkeypatch.setattr(Python, "check", lambda self: {})
+    monkeypatch.setattr(Python, "judge", None)
+    assert score(write_benchmark(*PROBLEMS), tmp_path / "out", file)["scores"][0]["pass@k"] == {"1": 0.5}
 
 
 def test_a_file_that_is_not_there_is_refused(write_benchmark, tmp_path: Path) -> None:
