@@ -398,6 +398,20 @@ def test_an_answer_without_end_is_refused(javascript: JavaScript) -> None:
     assert (verdict.status, verdict.reason) == ("refused", "the program sent an answer of more than 16777216 bytes")
 
 
+@pytest.mark.parametrize("inside", ["() => 1", "/x/", "Array(400).fill().reduce((a) => [a], [])"])
+def test_what_cannot_be_sent_back_is_no_fault_of_the_tests(javascript: JavaScript, inside: str) -> None:
+    program = f"const double = () => Array(300).fill().reduce((a) => [a], [{inside}])"
+    verdict = javascript.judge(js_problem(test="double([double(1), double(2)])\nconsole.assert(false)"), BASE, program)
+    assert verdict.status == "failed", verdict
+
+
+def test_an_answer_too_large_for_the_tests_fails(javascript: JavaScript) -> None:
+    program = f"{FORGER}const double = () => {{ forged = '{{\"changed\":[],\"value\":[\"array\",[[\"map\",[]]' + \
+  ',[\"map\",[]]'.repeat(1.3e6) + ']]}}\\n' }}"
+    verdict = JavaScript(javascript.sandbox, replace(LIMITS, memory_bytes=200 * 2**20)).judge(js_problem(), BASE, program)
+    assert verdict.status in ("failed", "refused", "timeout"), verdict
+
+
 def test_an_orphan_in_a_session_of_its_own_is_killed(boxed: JavaScript) -> None:
     marker = f"3600.{os.getpid()}{time.monotonic_ns()}"
     program = (f"require('child_process').spawn('sleep', ['{marker}'], {{ detached: true, stdio: 'ignore' }}).unref()\n"

@@ -11,9 +11,8 @@ const { createRequire } = require("module");
 const { Breach, Channel, Ended, decode, encode, foreign, isCarried, put } = require("./wire.js");
 
 const FILE = "/tmp/tests.js";
-const REASON_CHARACTERS = 2000;
-
 const NAME = "problem-tests.js";
+const REASON_CHARACTERS = 2000;
 Error.stackTraceLimit = 50; // so that the line of the tests is among the frames
 
 // Write what happened and leave, so that no test can swallow it.
@@ -25,10 +24,11 @@ function end(kind, reason) {
 // The program's function of a name, as the tests call it.
 function calling(channel, name) {
   return (...args) => {
-    const data = args.map((value) => sent(name, value));
+    const data = args.map((value) => sent(channel, name, value));
     const { reply, value } = guarded(() => {
       channel.send({ call: name, args: data });
       const reply = channel.receive();
+      channel.brought = true;
       for (const [place, now] of reply.changed) bringBack(among(args, place), decode(now));
       return { reply, value: "thrown" in reply ? decode(reply.thrown) : "same" in reply ? among(args, reply.same)
         : decode(reply.value) };
@@ -45,18 +45,14 @@ function among(args, place) {
   return args[place];
 }
 
-function sent(name, value) {
+// An argument as it is sent. One that cannot be is a fault of the tests only while nothing of it can be the program's: an
+// answer that is too deep to be sent back must not stop the evaluator.
+function sent(channel, name, value) {
   const data = encode(value);
-  if (!isCarried(data)) {
-    if (hasForeign(value)) throw new TypeError(`${name} gets a value of the program that is not carried to its tests`);
-    end("broken", `the tests pass ${name} a value of type ${typeof value} that cannot be carried`);
-  }
+  const own = typeof value === "function" ? !foreign.has(value) : !channel.brought;
+  if (!isCarried(data) && own) end("broken", `the tests pass ${name} a value of type ${typeof value} that cannot be carried`);
+  if (!isCarried(data)) throw new TypeError(`${name} gets a value of the program that is not carried to its tests`);
   return data;
-}
-
-function hasForeign(value, depth = 0) {
-  if (value === null || typeof value !== "object" && typeof value !== "function" || depth > 20) return false;
-  return foreign.has(value) || Object.values(value).some((item) => hasForeign(item, depth + 1));
 }
 
 // What the program did, in the terms of the report, where it broke the protocol.
