@@ -34,11 +34,15 @@ class Built:
 def build(sandbox: Sandbox, box: Box, script: str, source: bytes) -> Built:
     """Run a shell script that compiles stdin and writes what it made to stdout, messages to stderr.
 
+    It begins in an empty folder.
+
     >>> from megatron_ft.evaluation.sandbox import find
     >>> build(find(), Box(), "tr a-z A-Z", b"source").data
     b'SOURCE'
     """
     limits = box.limits
+    if sandbox.tool == "none":  # a box has a /tmp of its own to begin in
+        script = f'folder=$(mktemp -d) && trap "rm -r $folder" EXIT && cd "$folder" && {script}'
     reading, writing = os.pipe()
     made = Stream(reading, limit=limits.file_bytes, keep=limits.file_bytes)
     try:

@@ -185,6 +185,19 @@ def test_tests_that_index_into_a_wrong_answer_fail_it(cpp: Cpp) -> None:
     assert (verdict.status, verdict.reason.split(":")[0]) == ("failed", "the tests crashed with signal 11 at call 1")
 
 
+def test_a_completion_becomes_a_program_that_is_judged(cpp: Cpp) -> None:
+    completion = "\n    return x * 2;\n}\n\nint main() {\n    cout << twice(2);\n"
+    program = Cpp.assemble(DOUBLE, DOUBLE.declaration, completion)
+    assert cpp.judge(DOUBLE, DOUBLE.declaration, program).passed
+    assert not Cpp.is_complete("\n    return x * 2;", "twice")
+
+
+def test_tests_whose_globals_call_the_program_can_be_run(cpp: Cpp) -> None:
+    own = problem("int twice(int x)", "assert (four == 4);")
+    own = replace(own, test=own.test.replace("int main", "int four = twice(2);\nint main"))
+    assert cpp.judge(own, "", PROGRAMS["right"][0]).passed
+
+
 def test_tests_that_leave_with_another_status_fail(cpp: Cpp) -> None:
     verdict = cpp.judge(problem("int twice(int x)", "return twice(1);"), "", PROGRAMS["right"][0])
     assert (verdict.status, verdict.reason) == ("failed", "the tests left with status 2")
@@ -339,8 +352,9 @@ def test_an_attack_does_not_work(cpp: Cpp, attack: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_program_does_not_pass(cpp: Cpp, kind: str) -> None:
     program, statuses = HOSTILE[kind]
-    cpp.build_limits = replace(cpp.build_limits, cpu_s=3)
-    verdict = cpp.judge(DOUBLE, "", program)
+    executor = Cpp(cpp.sandbox, SHORT if "timeout" in statuses else LIMITS)
+    executor.build_limits = replace(cpp.build_limits, cpu_s=3)
+    verdict = executor.judge(DOUBLE, "", program)
     assert verdict.status in statuses, verdict
 
 

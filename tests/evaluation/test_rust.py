@@ -210,6 +210,13 @@ def test_a_helper_that_the_tests_use_is_the_problem_s_own(rust: Rust) -> None:
     assert rust.judge(own, "", own.prompt + "x * 2 }").passed
 
 
+def test_a_completion_becomes_a_program_that_is_judged(rust: Rust) -> None:
+    completion = "\n    x * by()\n}\n\nfn by() -> i32 {\n    2\n}\n\nfn main() {\n"
+    program = Rust.assemble(TWICE, TWICE.declaration, completion)
+    assert rust.judge(TWICE, TWICE.declaration, program).passed
+    assert not Rust.is_complete("\n    if x == 1 { 2 }", "twice")
+
+
 def test_a_time_out_names_its_limit(rust: Rust) -> None:
     verdict = Rust(rust.sandbox, SHORT).judge(TWICE, "", "fn twice(x: i32) -> i32 { loop {} }")
     assert (verdict.status, verdict.reason) == ("timeout", "used more than 1 s of cpu time")

@@ -112,8 +112,8 @@ class Cpp(Compiled):
 
     def build_script(self, half: str) -> str:
         """Compiles and links one half."""
-        return (f"{COMPILE} -include {self._place}/all.hpp -x c++ -c -o /tmp/half.o - && "
-                f"g++ -o /tmp/half {self._place}/{half}.o /tmp/half.o {LIBRARIES} && cat /tmp/half")
+        return (f"{COMPILE} -include {self._place}/all.hpp -o half -x c++ - -x none {self._place}/{half}.o "
+                f"{LIBRARIES} && cat half")
 
     def run_box(self, artifact: Path) -> Box:
         """The artifact, and what starts it."""
@@ -146,7 +146,7 @@ class Cpp(Compiled):
         box = Box({str(SOURCES): place}, limits=replace(self.build_limits, cpu_s=120, wall_s=600, file_bytes=HEADER_BYTES))
         for name, command in made.items():
             script = command.format(compile=COMPILE, place=place)
-            built = build(self.sandbox, box, f"{script} -o /tmp/made && cat /tmp/made", b"")
+            built = build(self.sandbox, box, f"{script} -o made && cat made", b"")
             if built.status:
                 raise EvaluationError(f"C++: {name} cannot be built ({built.status}: {built.reason}); {_missing(built.output)}")
             (folder / name).write_bytes(built.data)
