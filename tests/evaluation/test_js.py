@@ -222,6 +222,11 @@ def test_the_function_is_found_by_the_name_that_the_declaration_gives_it(javascr
     assert javascript.judge(problem, BASE, "const double = (x) => x + x").passed
 
 
+def test_what_tests_draw_is_the_same_every_time(javascript: JavaScript) -> None:
+    verdicts = {javascript.judge(js_problem(test="throw Math.random()"), BASE, "1").reason for _ in range(3)}
+    assert len(verdicts) == 1
+
+
 def test_the_toolchain_is_checked(javascript: JavaScript) -> None:
     assert set(javascript.check()) == {"node", "js-md5"}
 
