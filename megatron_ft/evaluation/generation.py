@@ -134,7 +134,7 @@ def _row(request: Request, ids: list[int], positions: int | None, max_new_tokens
 def _complete(model: Model, batch: list[Row], sampling: Sampling) -> list[Completion]:
     """Run one batch; rows of one prompt stand together in it."""
     prompts = [Prompt(each[0].ids, [row_seed(sampling.seed, row.request.key, row.request.sample) for row in each])
-               for each in (list(same) for _, same in itertools.groupby(batch, key=lambda row: row.request.key))]
+               for each in (list(same) for _, same in itertools.groupby(batch, key=lambda row: row.ids))]
 
     def is_complete(index: int, new: list[int]) -> bool:
         return batch[index].request.is_complete(_text(model, batch[index].ids, new))
