@@ -3,6 +3,8 @@
 # sandbox that the evaluator runs programs in. Safe to run again at any time; when nothing is missing it takes a moment.
 #
 #   bash install.sh
+#   bash install.sh --languages   also the compilers and runtimes of the five other languages of HumanEvalPack (as root,
+#                                 on Debian and Ubuntu; elsewhere `python -m megatron_ft.evaluate doctor` names what to install)
 #
 #   PYTHON=python3.12          the interpreter to build .venv with (default: the first of python3, python3.14 ... that is new enough)
 #   MEGATRON_FT_TORCH=SPEC     which torch to install, e.g. torch==2.13.0 (default: the one in .venv, else that)
@@ -14,10 +16,12 @@ DEFAULT_TORCH="torch==2.13.0"
 STAMP=.venv/megatron_ft.stamp
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
+languages=false
 case "${1:-}" in
     "") ;;
+    --languages) languages=true ;;
     -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) echo "install: error: unknown argument '$1'; it takes none (see --help)" >&2; exit 2 ;;
+    *) echo "install: error: unknown argument '$1'; it takes --languages only (see --help)" >&2; exit 2 ;;
 esac
 
 say() { echo "install: $*" >&2; }
@@ -107,6 +111,34 @@ check_sandbox() {
     say "note: $missing"
 }
 
+# Each line: what shows that a package is there (a command, or a file), and the package.
+LANGUAGES='g++ g++
+/usr/include/boost/any.hpp libboost-dev
+/usr/include/openssl/md5.h libssl-dev
+javac openjdk-17-jdk-headless
+go golang-go
+/usr/share/gocode/src/github.com/stretchr/testify golang-github-stretchr-testify-dev
+node nodejs
+npm npm
+rustc rustc
+/usr/share/cargo/registry/regex-1* librust-regex-dev
+/usr/share/cargo/registry/md5-0* librust-md5-dev'
+
+install_languages() {
+    local sign package
+    while read -r sign package; do
+        # shellcheck disable=SC2086  # a pattern
+        if command -v "$sign" >/dev/null || ls -d $sign >/dev/null 2>&1; then continue; fi
+        apt_install "$package" "programs that a model writes are compiled and run with it" \
+            || say "note: the package $package is missing; as root: apt-get install $package"
+    done <<<"$LANGUAGES"
+    if ! [ -e .venv/node_modules/js-md5 ] && command -v npm >/dev/null; then
+        say "installing the npm package js-md5, which one of the problems uses"
+        npm install --silent --no-audit --no-fund --prefix .venv js-md5@0.7.3 >/dev/null || say "note: js-md5 could not be installed"
+    fi
+    .venv/bin/python -m megatron_ft.evaluate doctor || if [ "${CI:-}" = true ]; then fail "a toolchain is missing, see above"; fi
+}
+
 python=$(find_python)
 wanted=$(fingerprint "$python")
 if is_complete "$wanted"; then
@@ -119,3 +151,4 @@ else
     say ".venv is ready"
 fi
 check_sandbox
+if "$languages"; then install_languages; fi

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash install.sh
+bash install.sh --languages
 
 say() { echo "tests: $*" >&2; }
 

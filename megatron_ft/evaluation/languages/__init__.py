@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.languages.cpp import Cpp
+from megatron_ft.evaluation.languages.go import Go
+from megatron_ft.evaluation.languages.java import Java
+from megatron_ft.evaluation.languages.js import JavaScript
 from megatron_ft.evaluation.languages.python import Python
+from megatron_ft.evaluation.languages.rust import Rust
 
-LANGUAGES: dict[str, type[Language]] = {"python": Python}
+LANGUAGES: dict[str, type[Language]] = {kind.name: kind for kind in (Python, JavaScript, Java, Go, Cpp, Rust)}
 
 
 def get(name: str) -> type[Language]:
