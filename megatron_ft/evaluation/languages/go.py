@@ -11,8 +11,10 @@ import json
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +22,7 @@ from typing import ClassVar
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.build import Built
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
@@ -87,6 +90,14 @@ class Go(Compiled):
                 "-o $made/main.a $made/main.go >&2 && "
                 f"./link -s -w -buildmode=exe -importcfg {half}.link -o $made/main $made/main.a >&2 && cat $made/main")
 
+    def _build(self, half: str, source: str) -> Built:
+        """As for any language, but a program that cannot even be loaded is refused: it would look like a broken box."""
+        built = super()._build(half, source)
+        if not built.status and (wanted := loaded_bytes(built.data)) > self.limits.memory_bytes // 2:
+            reason = f"its variables take {wanted} bytes before it starts; at most half of {self.limits.memory_bytes} are given"
+            return replace(built, data=b"", status="refused", reason=reason)
+        return built
+
     def run_box(self, artifact: Path) -> Box:
         """The artifact alone."""
         return Box({str(artifact): ARTIFACT}, ENVIRONMENT, self.limits)
@@ -100,6 +111,10 @@ class Go(Compiled):
         """The toolchain's own account of itself; EvaluationError where there is none that serves."""
         if shutil.which("go") is None:
             raise EvaluationError(f"go programs need the command 'go', which is not on PATH: install {self.tools['go']}")
+        folders = _package_folders()
+        if not any((Path(folder) / "src" / TESTIFY / "assert").is_dir() for folder in folders):
+            raise EvaluationError(f"go's tests need {TESTIFY}, which lies in none of {', '.join(folders)}: "
+                                  "install golang-github-stretchr-testify-dev, or set GOPATH to where it is")
         names = ("GOVERSION", "GOTOOLDIR", "GOARCH")
         settings = json.loads(_go(["env", "-json", *names], _environment({})))
         version = tuple(int(part) for part in settings["GOVERSION"].removeprefix("go").split(".")[:2])
@@ -136,6 +151,17 @@ class Go(Compiled):
         shutil.rmtree(work)
 
 
+def loaded_bytes(executable: bytes) -> int:
+    """The memory that an ELF executable takes when it is loaded: the sizes of its loadable segments.
+
+    >>> loaded_bytes(Path("/bin/sh").read_bytes()) > 10_000
+    True
+    """
+    start, size, count = struct.unpack_from("<32xQ14xHH", executable)
+    segments = (struct.unpack_from("<I36xQ", executable, start + size * number) for number in range(count))
+    return sum(memory for kind, memory in segments if kind == 1)
+
+
 def _write_tables(folder: Path, half: str, archives: Mapping[str, str], maps: str) -> None:
     table = "".join(f"packagefile {package}={archive}\n" for package, archive in archives.items())
     (folder / f"{half}.link").write_text(table)
@@ -163,6 +189,5 @@ def _environment(changed: Mapping[str, str]) -> dict[str, str]:
 def _go(arguments: list[str], environment: Mapping[str, str]) -> str:
     done = subprocess.run(["go", *arguments], env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        missing = " (install Debian's golang-github-stretchr-testify-dev)" if TESTIFY in done.stderr else ""
-        raise EvaluationError(f"go {arguments[0]} failed with {done.returncode}: {done.stderr.strip()[-1500:]}{missing}")
+        raise EvaluationError(f"go {arguments[0]} failed with {done.returncode}: {done.stderr.strip()[-1500:]}")
     return done.stdout

@@ -38,7 +38,7 @@ final class Answer {
     private byte[] reply(byte[] message) throws IOException {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
         try {
-            reply(new Wire.Reader(message), new DataOutputStream(bytes));
+            reply(new Reader(message), new DataOutputStream(bytes));
         } catch (InvocationTargetException problem) {
             return thrown("exception", problem.getCause());
         } catch (ExceptionInInitializerError problem) {
@@ -50,7 +50,7 @@ final class Answer {
     }
 
     /** Calls what a message names; then come the value, and for each argument whether the call changed it and to what. */
-    private void reply(Wire.Reader message, DataOutputStream out) throws IOException, ReflectiveOperationException {
+    private void reply(Reader message, DataOutputStream out) throws IOException, ReflectiveOperationException {
         String type = (String) message.read();
         String name = (String) message.read();
         int self = (Integer) message.read();

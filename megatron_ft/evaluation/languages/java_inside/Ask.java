@@ -80,7 +80,7 @@ public final class Ask {
             if (message == null) {
                 end("ended", "");
             }
-            return accept(call, new Wire.Reader(message), arguments);
+            return accept(call, new Reader(message), arguments);
         } catch (Wire.Breach problem) {
             end("refused", "the program sent " + problem.getMessage() + " for " + call);
         }
@@ -95,7 +95,7 @@ public final class Ask {
         return bytes.toByteArray();
     }
 
-    private static Object accept(String call, Wire.Reader message, Object[] arguments) {
+    private static Object accept(String call, Reader message, Object[] arguments) {
         byte tag = message.tag();
         if (tag == 'x') {
             throw Thrown.sneaked(thrown(call, message));
@@ -115,7 +115,7 @@ public final class Ask {
         return value;
     }
 
-    private static Throwable thrown(String call, Wire.Reader message) {
+    private static Throwable thrown(String call, Reader message) {
         Object stage = message.read();
         Object names = message.read();
         Object text = message.read();

@@ -1,22 +1,16 @@
 package megatron_ft;
 
-import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
-import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.IOException;
 import java.lang.reflect.Array;
 import java.math.BigDecimal;
 import java.math.BigInteger;
-import java.util.AbstractMap;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
-import java.util.Collections;
 import java.util.HashMap;
 import java.util.HashSet;
-import java.util.LinkedHashMap;
-import java.util.LinkedHashSet;
 import java.util.LinkedList;
 import java.util.List;
 import java.util.Map;
@@ -27,8 +21,6 @@ import java.util.OptionalLong;
 import java.util.Set;
 import java.util.SortedMap;
 import java.util.SortedSet;
-import java.util.TreeMap;
-import java.util.TreeSet;
 
 /**
  * Values as bytes, read on both sides of the wall between a tested program and its tests.
@@ -62,10 +54,10 @@ final class Wire {
     }
 
     // Kinds of collections; those that cannot be changed stay so, because a program may run into that.
-    private static final byte PLAIN = 0, LINKED = 1, SORTED = 2, FIXED = 3, UNCHANGEABLE = 4;
+    static final byte PLAIN = 0, LINKED = 1, SORTED = 2, FIXED = 3, UNCHANGEABLE = 4;
     private static final Class<?> AS_LIST = Arrays.asList().getClass();
     private static final String IMMUTABLE = "java.util.ImmutableCollections";
-    private static final List<Class<?>> COMPONENTS = List.of(boolean.class, byte.class, short.class, int.class, long.class,
+    static final List<Class<?>> COMPONENTS = List.of(boolean.class, byte.class, short.class, int.class, long.class,
             float.class, double.class, char.class, Object.class, String.class, Boolean.class, Byte.class, Short.class,
             Integer.class, Long.class, Float.class, Double.class, Character.class, Number.class, List.class, Map.class,
             Set.class, Optional.class, BigInteger.class, BigDecimal.class, ArrayList.class, CharSequence.class,
@@ -227,139 +219,5 @@ final class Wire {
         }
         boolean plain = type == ArrayList.class || type == HashMap.class || type == HashSet.class;
         return plain || collection instanceof List && type != LinkedList.class ? PLAIN : LINKED;
-    }
-
-    /** Takes values from a message. */
-    static final class Reader {
-        private final ByteArrayInputStream bytes;
-        private final DataInputStream in;
-
-        Reader(byte[] message) {
-            bytes = new ByteArrayInputStream(message);
-            in = new DataInputStream(bytes);
-        }
-
-        /** The next byte. */
-        byte tag() {
-            int tag = bytes.read();
-            return (byte) tag;
-        }
-
-        /** The next value; Breach for bytes that are none. */
-        Object read() {
-            try {
-                return read(0);
-            } catch (IOException | RuntimeException | StackOverflowError | OutOfMemoryError problem) {
-                throw new Breach("an answer that is no value");
-            }
-        }
-
-        private Object read(int depth) throws IOException {
-            if (depth > 2 * DEPTH_LIMIT) {
-                throw new Breach("nested too deep");
-            }
-            byte tag = in.readByte();
-            return switch (tag) {
-                case 'N' -> null;
-                case 'T' -> true;
-                case 'U' -> false;
-                case 'I' -> in.readInt();
-                case 'J' -> in.readLong();
-                case 'D' -> Double.longBitsToDouble(in.readLong());
-                case 'F' -> Float.intBitsToFloat(in.readInt());
-                case 'C' -> in.readChar();
-                case 'H' -> in.readShort();
-                case 'B' -> in.readByte();
-                case 's' -> text();
-                case 'b' -> new StringBuilder(text());
-                case '?' -> new Opaque(text());
-                case 'G', 'X' -> big(tag == 'G');
-                case 'L', 'S', 'M', 'O', 'E' -> collection(tag, in.readByte(), items(depth));
-                case 'A' -> array(in.readByte(), in.readByte(), items(depth));
-                default -> throw new Breach("an unknown tag");
-            };
-        }
-
-        /** A count, checked before anything is allocated for it against the bytes that are left. */
-        private int count(int bytesEach) throws IOException {
-            int count = in.readInt();
-            if (count < 0 || (long) count * bytesEach > bytes.available()) {
-                throw new Breach("more items than bytes");
-            }
-            return count;
-        }
-
-        String text() throws IOException {
-            char[] letters = new char[count(2)];
-            for (int index = 0; index < letters.length; index++) {
-                letters[index] = in.readChar();
-            }
-            return new String(letters).intern(); // a literal is one object in one JVM, and Java/137 compares with ==
-        }
-
-        private Object big(boolean whole) throws IOException {
-            int scale = in.readInt();
-            BigInteger digits = new BigInteger(in.readNBytes(count(1)));
-            return whole ? digits : new BigDecimal(digits, scale);
-        }
-
-        private List<Object> items(int depth) throws IOException {
-            int count = count(1);
-            List<Object> items = new ArrayList<>(count);
-            for (int index = 0; index < count; index++) {
-                items.add(read(depth + 1));
-            }
-            return items;
-        }
-
-        private static Object collection(byte tag, byte kind, List<Object> items) {
-            return switch (tag) {
-                case 'L' -> switch (kind) {
-                    case FIXED -> Arrays.asList(items.toArray());
-                    case UNCHANGEABLE -> Collections.unmodifiableList(items);
-                    case LINKED -> new LinkedList<>(items);
-                    default -> items;
-                };
-                case 'S' -> switch (kind) {
-                    case SORTED -> new TreeSet<>(items);
-                    case UNCHANGEABLE -> Collections.unmodifiableSet(new LinkedHashSet<>(items));
-                    case LINKED -> new LinkedHashSet<>(items);
-                    default -> new HashSet<>(items);
-                };
-                case 'M' -> map(kind, items);
-                case 'O' -> optional(kind, items);
-                default -> new AbstractMap.SimpleEntry<>(items.get(0), items.get(1));
-            };
-        }
-
-        private static Object map(byte kind, List<Object> items) {
-            Map<Object, Object> map = kind == SORTED ? new TreeMap<>() : kind == PLAIN ? new HashMap<>() : new LinkedHashMap<>();
-            for (int index = 0; index < items.size(); index += 2) {
-                map.put(items.get(index), items.get(index + 1));
-            }
-            return kind == UNCHANGEABLE ? Collections.unmodifiableMap(map) : map;
-        }
-
-        private static Object optional(byte kind, List<Object> items) {
-            boolean empty = items.isEmpty();
-            return switch (kind) {
-                case 'I' -> empty ? OptionalInt.empty() : OptionalInt.of((Integer) items.get(0));
-                case 'J' -> empty ? OptionalLong.empty() : OptionalLong.of((Long) items.get(0));
-                case 'D' -> empty ? OptionalDouble.empty() : OptionalDouble.of((Double) items.get(0));
-                default -> empty ? Optional.empty() : Optional.of(items.get(0));
-            };
-        }
-
-        private static Object array(byte dimensions, byte component, List<Object> items) {
-            Class<?> type = COMPONENTS.get(component);
-            for (int dimension = 1; dimension < dimensions; dimension++) {
-                type = type.arrayType();
-            }
-            Object array = Array.newInstance(type, items.size());
-            for (int index = 0; index < items.size(); index++) {
-                Array.set(array, index, items.get(index));
-            }
-            return array;
-        }
     }
 }

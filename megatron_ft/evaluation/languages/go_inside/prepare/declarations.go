@@ -31,9 +31,9 @@ func parse(text, name string) (*parsed, error) {
 	}
 	for _, group := range tree.Comments {
 		for _, comment := range group.List {
-			// It reaches into packages that stand before the program, and no honest answer needs it.
-			if strings.HasPrefix(comment.Text, "//go:linkname") {
-				return nil, fmt.Errorf("%s: //go:linkname is not allowed here", name)
+			// They reach into what stands before the program, and no honest answer needs them.
+			if strings.HasPrefix(comment.Text, "//go:linkname") || strings.HasPrefix(comment.Text, "//go:cgo_") {
+				return nil, fmt.Errorf("%s: %s is not allowed here", name, strings.Fields(comment.Text)[0])
 			}
 		}
 	}
