@@ -39,7 +39,7 @@ def written_anew(base: str, text: str, entry: Item) -> str:
     names = {name for item in _items(body) for name in item.names}
     known = [item for item in _items(base) if item.text.startswith("import")]
     imports = [item.text for item in (*known, *_items(text)) if item.text.startswith("import")]
-    helpers = [item.text for item in _members_begun(base) if not item.names & names]
+    helpers = [item.text for item in _members_begun(base) if item.closed and not item.names & names]
     members = "\n\n".join(f"    {part.strip()}" for part in (*helpers, body))
     return "\n".join([*dict.fromkeys(imports), "", f"class {SOLUTION}{tail} {{", members, "}", *others])
 
@@ -84,11 +84,17 @@ def _of_method(text: str, tokens: list[Token], entry: Item) -> tuple[str, str, l
     return "", "\n\n".join(item.text for item in kept if not item.names & JAVA.never_kept), []
 
 
+def method_begun(base: str) -> Item | None:
+    """The method that base leaves open."""
+    members = _members_begun(base)
+    return members[-1] if members and not members[-1].closed else None
+
+
 def _members_begun(base: str) -> list[Item]:
-    """The members of base's class that stand before the method that it leaves open."""
+    """The members of the class that base leaves open, the last one being open as well."""
     tokens = list(scan(JAVA, base))
     brace = next((i for i, token in enumerate(tokens) if token.text == "{"), None)
-    return [item for item in following(JAVA, base, tokens, brace + 1)[0] if item.closed] if brace is not None else []
+    return following(JAVA, base, tokens, brace + 1)[0] if brace is not None else []
 
 
 def _items(text: str) -> list[Item]:

@@ -92,7 +92,7 @@ def function_name(grammar: Grammar, base: str, entry_point: str) -> str:
     >>> function_name(JS, "const minSubArraySum = (nums) => {", "minSubarraySum")
     'minSubArraySum'
     """
-    last = begun(grammar, base) if grammar is not JAVA else None  # what base leaves open in java is the class
+    last = brace_java.method_begun(base) if grammar is JAVA else begun(grammar, base)
     if last is None or entry_point in last.names:
         return entry_point
     return next(iter(last.names), entry_point)
@@ -143,10 +143,13 @@ def _fenced(completion: str) -> tuple[str, list[tuple[str, bool]]]:
 
 
 def _definition(grammar: Grammar, text: str, tokens: Sequence[Token], names: Sequence[str]) -> Item | None:
-    """The first definition of one of the names at the margin (java: anywhere); of any function if the name is empty."""
+    """The first definition of one of the names, or of any function if the name is empty.
+
+    It begins at the margin; not in java, nor in rust, where it cannot be mistaken for a variable of its body.
+    """
     last_use = max(text.rfind(name) for name in names)
     for first, token in enumerate(tokens):
-        at_margin = token.start == 0 or text[token.start - 1] == "\n" or grammar is JAVA
+        at_margin = token.start == 0 or text[token.start - 1] == "\n" or grammar in (JAVA, RUST)
         if not token.fresh or not at_margin or token.start > last_use:
             continue
         item = item_at(grammar, text, tokens, first)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from megatron_ft.evaluation import braces
+from megatron_ft.evaluation.brace_grammars import scan
 from megatron_ft.evaluation.braces import CPP, GO, JAVA, JS, RUST, Grammar, assemble, is_complete
 
 GRAMMARS = {"cpp": CPP, "java": JAVA, "go": GO, "rust": RUST, "js": JS}
@@ -306,6 +308,25 @@ def test_cutting_changes_no_solution_of_humanevalpack(rows: tuple[Grammar, list[
                     assert code(program) == expected, row["task_id"]
 
 
+def test_every_solution_of_humanevalpack_may_be_written_anew(rows: tuple[Grammar, list[dict]]) -> None:
+    """With its imports and helpers, in a fence and between words, whatever base began; Rust/32's function is indented."""
+    grammar, problems = rows
+    for number, row in enumerate(problems):
+        if row["task_id"] in CUT | LEFT_OPEN or number % 4 and row["task_id"] not in ("Java/99", "Rust/137", "Go/72"):
+            continue
+        text = f"{row['declaration'].strip()}\n{row['canonical_solution'].rstrip()}"
+        for answer in (f"\nHere's it:\n```\n{text}\n```\nIt's done.", f"\nHere is it:\n\n{text}\n\nIt's done {{"):
+            for base in (row["prompt"], row["declaration"]):
+                program = assemble(grammar, base, answer, row["entry_point"])
+                missing = words_in(grammar, text) - words_in(grammar, program)
+                assert not missing - Counter(["use"]), row["task_id"]  # Rust's imports may be merged
+                assert "done" not in program, row["task_id"]
+
+
+def words_in(grammar: Grammar, text: str) -> Counter[str]:
+    return Counter(token.text for token in scan(grammar, text) if token.kind in ("word", "text", "number"))
+
+
 def test_generation_never_stops_inside_a_solution_of_humanevalpack(rows: tuple[Grammar, list[dict]]) -> None:
     grammar, problems = rows
     for row in problems:
@@ -331,6 +352,7 @@ def test_any_part_of_an_answer_becomes_some_program(language: str) -> None:
 def test_a_function_s_name_is_the_one_that_base_begins() -> None:
     assert braces.function_name(CPP, "int g(){\n}\nint solutions(vector<int> x){\n", "solution") == "solutions"
     assert braces.function_name(RUST, "fn main(){}\nfn solve_161<'a>(s: &'a str) -> String{\n", "solve") == "solve_161"
+    assert braces.function_name(JAVA, "class Solution {\n  int g() { }\n  public int closest(String x) {\n", "count") == "closest"
     assert braces.function_name(JS, "const minSubArraySum = (nums) => {\n", "minSubarraySum") == "minSubArraySum"
 
 
