@@ -352,7 +352,8 @@ def test_any_part_of_an_answer_becomes_some_program(language: str) -> None:
 def test_a_function_s_name_is_the_one_that_base_begins() -> None:
     assert braces.function_name(CPP, "int g(){\n}\nint solutions(vector<int> x){\n", "solution") == "solutions"
     assert braces.function_name(RUST, "fn main(){}\nfn solve_161<'a>(s: &'a str) -> String{\n", "solve") == "solve_161"
-    assert braces.function_name(JAVA, "class Solution {\n  int g() { }\n  public int closest(String x) {\n", "count") == "closest"
+    java = "class Solution {\n  int g() { }\n  public int closest(String x) {\n"
+    assert braces.function_name(JAVA, java, "count") == "closest"
     assert braces.function_name(JS, "const minSubArraySum = (nums) => {\n", "minSubarraySum") == "minSubArraySum"
 
 
