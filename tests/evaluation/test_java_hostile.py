@@ -151,7 +151,8 @@ def test_an_answer_of_any_bytes_is_refused_or_wrong(java: Java, answer: list[int
     message = [*len(answer).to_bytes(4, "big"), *answer]
     data = "".join(f"{value:02x}" for value in message)
     program = ("class Solution { public Object any() throws Exception {"
-               f" byte[] b = new java.math.BigInteger(\"7f{data}\", 16).toByteArray(); var f = java.io.FileDescriptor.class.getDeclaredField(\"fd\"); f.setAccessible(true);"
+               f" byte[] b = new java.math.BigInteger(\"7f{data}\", 16).toByteArray();"
+               " var f = java.io.FileDescriptor.class.getDeclaredField(\"fd\"); f.setAccessible(true);"
                " for (int i = 3; i < 50; i++) try { var d = new java.io.FileDescriptor(); f.setInt(d, i);"
                " new java.io.FileOutputStream(d).write(b, 1, b.length - 1); } catch (Exception e) {}"
                " Thread.sleep(100000); return 4; } }")
