@@ -137,7 +137,7 @@ function encodedObject(value, inner, state) {
     for (let index = 0; index < value.length; index++) add(inner(value[index]));
   })];
   if (isBoxedPrimitive(value)) return typeof value.valueOf() === "object" ? ["opaque"] : ["boxed", inner(value.valueOf())];
-  if (isRegExp(value) || isPromise(value) || isWeakMap(value) || isWeakSet(value) || isGeneratorObject(value)) return ["opaque"];
+  if ([isRegExp, isPromise, isWeakMap, isWeakSet, isGeneratorObject].some((isKind) => isKind(value))) return ["opaque"];
   return ["object", gathered((add) => {
     for (const key of keys(value)) {
       const item = value[key];
@@ -247,7 +247,8 @@ function isCarried(data) {
   const [kind, inside] = data;
   if (kind === "function" || kind === "opaque") return false;
   if (kind === "array" || kind === "set") return inside.every(isCarried);
-  if (kind === "object" || kind === "map") return inside.every(([key, item]) => (kind === "object" || isCarried(key)) && isCarried(item));
+  if (kind === "map") return inside.every(([key, item]) => isCarried(key) && isCarried(item));
+  if (kind === "object") return inside.every(([, item]) => isCarried(item));
   return true;
 }
 
