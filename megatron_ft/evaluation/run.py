@@ -10,7 +10,18 @@ from megatron_ft import cli, log
 from megatron_ft.data import templates
 from megatron_ft.data.templates import Template
 from megatron_ft.evaluation import benchmark as benchmarks
-from megatron_ft.evaluation import harness_files, judging, languages, model_folder, prompts, report, sandbox, scenarios, shards
+from megatron_ft.evaluation import (
+    calibration,
+    harness_files,
+    judging,
+    languages,
+    model_folder,
+    prompts,
+    report,
+    sandbox,
+    scenarios,
+    shards,
+)
 from megatron_ft.evaluation.benchmark import Benchmark, Problem
 from megatron_ft.evaluation.execution import Attempt, execute
 from megatron_ft.evaluation.harness_files import Given
@@ -58,14 +69,17 @@ def evaluate(settings: Settings) -> dict:
     box = sandbox.find(unsafe=settings.unsafe)
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")
-    judges = {name: judge_of(settings, name, box) for name in settings.languages}
+    slowness = 1.0 if settings.timeout_s else calibration.slowness(workers_of(settings))
+    judges = {name: judge_of(settings, name, box, slowness) for name in settings.languages}
     toolchains = {name: judge.language.check() for name, judge in judges.items()}
     run = identity(settings, found, chosen, given)
     with RunFolder(output, run) as folder:
         figures = answer(settings, wanted, judges, template, given, folder)
         judge_all(settings, wanted, judges, folder)
         facts = {"generation": figures, "settings": asdict(settings), "benchmark": described(found), "sandbox": asdict(box),
-                 "toolchains": toolchains, "versions": report.versions()}
+                 "toolchains": toolchains, "versions": report.versions(),
+                 "timeouts": {"slowness": round(slowness, 2),
+                              "cpu_s": {name: round(judge.language.limits.cpu_s, 1) for name, judge in judges.items()}}}
         order = [each.key for each in wanted]
         result = report.write(report.Outcome(
             facts, run["bug_types"], {problem.task_id: problem for problems in chosen.values() for problem in problems},
@@ -116,10 +130,15 @@ def template_of(settings: Settings) -> Template | None:
     return templates.get(settings.prompt_style, tokenizer_path=folder)
 
 
-def judge_of(settings: Settings, name: str, box: Sandbox) -> Judge:
-    """The rules of a language under the run's limits."""
+def workers_of(settings: Settings) -> int:
+    """How many programs run at a time."""
+    return settings.workers or cli.cores()
+
+
+def judge_of(settings: Settings, name: str, box: Sandbox, slowness: float) -> Judge:
+    """The rules of a language under the run's limits: a slow machine's programs get more time."""
     kind = languages.get(name)
-    cpu_s = settings.timeout_s or kind.default_limits.cpu_s
+    cpu_s = settings.timeout_s or kind.default_limits.cpu_s * slowness
     limits = replace(kind.default_limits, cpu_s=cpu_s, wall_s=CLOCK_FACTOR * cpu_s)
     return judging.MODES[settings.mode](kind(box, limits), settings.prompt_style)
 
@@ -220,6 +239,6 @@ def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str,
                            "language": attempt.task.language, "sample": attempt.sample, **asdict(verdict),
                            "program_sha256": sha256(attempt.program.encode("utf-8", "surrogatepass")).hexdigest()})
 
-    execute(attempts, judges, workers=settings.workers or cli.cores(), keep=keep)
+    execute(attempts, judges, workers=workers_of(settings), keep=keep)
 
 
