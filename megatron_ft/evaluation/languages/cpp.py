@@ -1,7 +1,7 @@
 """C++: how a completion becomes a program, how it is compiled, and how it is judged.
 
 The sources of both halves are in `cpp_inside`. What they have in common, and the headers that the public harness puts before
-a program, is precompiled once; a program then takes a quarter of a second of cpu time.
+a program, is precompiled once; a program then takes a third of a second of cpu time.
 """
 
 from __future__ import annotations
@@ -122,6 +122,11 @@ class Cpp(Compiled):
     def argv(self, half: str) -> Sequence[str]:
         """Tests say themselves that their box stands; for a program another says it."""
         return [f"{self._place}/start", ARTIFACT] if half == "program" else [ARTIFACT]
+
+    def public_build(self) -> tuple[Box, str]:
+        """The public harness's command."""
+        return (Box(limits=replace(self.build_limits, cpu_s=60)),
+                "g++ -std=c++11 -o /tmp/made -x c++ - -lcrypto -lssl && cat /tmp/made")
 
     @property
     def _place(self) -> str:
