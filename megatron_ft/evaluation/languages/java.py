@@ -8,12 +8,14 @@ write asks the program's Solution in the other box.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import struct
 import subprocess
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -33,7 +35,7 @@ OLDEST = 17
 # The first tier of its compiler and its smallest collector: a program's tests run for a tenth of a second.
 OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2", "-Xshare:auto",
            "--add-opens=java.base/java.io=ALL-UNNAMED")
-HEAP, STACK, COMPILER_HEAP = "-Xmx1g", "-Xss2m", "-Xmx768m"
+STACK, COMPILER_HEAP = "-Xss2m", "-Xmx768m"
 IMPORT = re.compile(r"^[ \t]*import\s[^;]+;", re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 HEAD = re.compile(
@@ -88,7 +90,8 @@ class Java(Compiled):
     build_limits: ClassVar = Limits(cpu_s=10**6, wall_s=60, memory_bytes=4 * 2**30, address_space=False, processes=64)
 
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
-        super().__init__(sandbox, limits)
+        # A JVM reserves far more than it uses; its heap has a limit of its own.
+        super().__init__(sandbox, replace(limits or self.default_limits, address_space=False))
         self._compilers: dict[str, Compilers] = {}
 
     @staticmethod
@@ -142,7 +145,19 @@ class Java(Compiled):
 
     def argv(self, half: str) -> Sequence[str]:
         """Our half of the wire, which loads the artifact."""
-        return [*self._java({"program": "Answer", "tests": "Ask"}[half], HEAP), ARTIFACT]
+        heap = f"-Xmx{self.limits.memory_bytes // 2**21}m"  # the other half is for threads, code and classes
+        return [*self._java({"program": "Answer", "tests": "Ask"}[half], heap), ARTIFACT]
+
+    def public_build(self) -> tuple[Box, str]:
+        """The public harness's command; the classes come as an archive."""
+        script = (f"mkdir made && cat >Main.java && {self._home}/bin/javac -J-Xmx1g -J-XX:+UseSerialGC -d made Main.java >&2 && "
+                  "tar -C made -c .")
+        return self._box({}, replace(self.build_limits, cpu_s=120)), script
+
+    def public_argv(self) -> Sequence[str]:
+        """The class with the tests' main."""
+        java = shlex.join([f"{self._home}/bin/java", *OPTIONS, HEAP, STACK, "-cp", ".", "Main"])
+        return ["/bin/sh", "-c", f"tar -x -f {ARTIFACT} && exec {java}"]
 
     def _build(self, half: str, source: str) -> Built:
         """As `build` would, by a compiler that stays."""
@@ -223,7 +238,7 @@ class Java(Compiled):
         """
         def java(name: str) -> str:
             dump = f"-XX:ArchiveClassesAtExit=$made/{name}.jsa" if name == main else ""
-            return " ".join([f"{self._home}/bin/java", *OPTIONS, HEAP, STACK, dump, "-cp", f"{INSIDE}/inside.jar",
+            return " ".join([f"{self._home}/bin/java", *OPTIONS, COMPILER_HEAP, STACK, dump, "-cp", f"{INSIDE}/inside.jar",
                              f"megatron_ft.{name}"])
 
         program, tests = (struct.pack(">i", len(source)) + source.encode() for source in
