@@ -18,6 +18,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["megatron_ft", "megatron_ft.*"]),
     package_data={"megatron_ft": ["evaluation/languages/*_inside/**/*"]},
+    exclude_package_data={"": ["*.pyc"]},
     install_requires=[
         "torch>=2.6",
         "megatron-core>=0.16.1,<0.17",

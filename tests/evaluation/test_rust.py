@@ -405,7 +405,7 @@ SPREAD = (0, 2, 12, 20, 22, 32, 38, 50, 95, 111, 119, 137, 149, 162)
 @pytest.mark.slow
 def test_solutions_of_humanevalpack_pass_and_buggy_ones_fail(rust: Rust, humanevalpack: Path) -> None:
     problems = benchmark.read(humanevalpack.with_name("rust.jsonl")).problems
-    executor, wrong = Rust(rust.sandbox), []
+    executor, wrong = Rust(rust.sandbox, replace(LIMITS, cpu_s=4)), []
     for number, row in enumerate(problems):
         if number not in SPREAD and os.environ.get("MEGATRON_FT_SWEEP") != "all":
             continue
