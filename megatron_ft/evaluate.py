@@ -6,16 +6,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from megatron_ft import cli
-from megatron_ft.evaluation import compare, doctor, merge, report, settings
+from megatron_ft.evaluation import compare, doctor, merge, report, selftest, settings
 from megatron_ft.evaluation.run import evaluate
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
-    "compare": compare.command, "doctor": doctor.command, "merge": merge.command, "report": report.command}
+    "compare": compare.command, "doctor": doctor.command, "merge": merge.command, "report": report.command,
+    "selftest": selftest.command}
 """First argument -> what the rest is for; without one of these it is a run."""
 ABOUT = """other commands (each with its own --help):
   compare RUN_A RUN_B        what changed between two runs, and whether it may be chance
   doctor                     whether programs of each language can be judged here, and what to install
   merge --output OUT PART... join the folders of all shards of a run
+  selftest --benchmark DIR   the benchmark's own solutions through every rule, as a table
   report FOLDER              write summary, tables and page of a finished run again"""
 
 

@@ -7,6 +7,7 @@ compiler's stdin and one artifact, which its box shows read-only under `ARTIFACT
 from __future__ import annotations
 
 import abc
+import shlex
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import case
+from megatron_ft.evaluation import alone, case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built, build
 from megatron_ft.evaluation.case import Side
@@ -73,17 +74,40 @@ class Compiled(Language):
             return Verdict(built.status, built.reason, built.seconds, built.output)
         artifact = self._store(built.data)
         try:
-            verdict = case.judge(self.sandbox, problem.task_id, self._side("program", artifact),
+            verdict = case.judge(self.sandbox, problem.task_id, lambda: self._side("program", artifact),
                                  lambda token: self._side("tests", tests, token.encode()))
         finally:
             artifact.unlink()
         return Verdict(verdict.status, verdict.reason, round(built.seconds + verdict.seconds, 3), verdict.output)
 
+    @abc.abstractmethod
+    def public_build(self) -> tuple[Box, str]:
+        """Where, and by which script, the one file of the public harness is compiled; as `build_script` otherwise."""
+
+    def public_argv(self) -> Sequence[str]:
+        """The command that runs what became of it."""
+        return [ARTIFACT]
+
+    def judge_publicly(self, source: str) -> Verdict:
+        """Compile the one file and run it; a pass is exit status 0."""
+        built = build(self.sandbox, *self.public_build(), source.encode("utf-8", "surrogatepass"))
+        if built.status:
+            return Verdict(built.status, built.reason, built.seconds, built.output)
+        artifact = self._store(built.data)
+        try:
+            # `alone` appends a descriptor, which a program of Rust's tests would take for the name of a test.
+            argv = ["/bin/sh", "-c", shlex.join(self._placed(self.public_argv(), artifact))]
+            ended = alone.run(self.sandbox, Side(self.run_box(artifact), argv))
+        finally:
+            artifact.unlink()
+        return ended.verdict(ended.status == 0, built.seconds)
+
+    def _placed(self, argv: Sequence[str], artifact: Path) -> list[str]:
+        """A command as it is without a sandbox, where nothing is shown under another name."""
+        return [word.replace(ARTIFACT, str(artifact)) if self.sandbox.tool == "none" else word for word in argv]
+
     def _side(self, half: str, artifact: Path, stdin: bytes = b"") -> Side:
-        argv = self.argv(half)
-        if self.sandbox.tool == "none":  # nothing is shown under another name there
-            argv = [word.replace(ARTIFACT, str(artifact)) for word in argv]
-        return Side(self.run_box(artifact), argv, stdin)
+        return Side(self.run_box(artifact), self._placed(self.argv(half), artifact), stdin)
 
     def _tests_of(self, problem: Problem) -> Path:
         """The built tests of a problem; threads that ask for the same tests wait for the one that builds them."""

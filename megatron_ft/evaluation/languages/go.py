@@ -32,6 +32,8 @@ SOURCES = Path(__file__).parent / "go_inside"
 DEBIAN_PACKAGES = "/usr/share/gocode"
 TESTIFY = "github.com/stretchr/testify"
 OLDEST = (1, 19)
+PUBLIC, PUBLIC_BYTES = "/box/cache", 512 * 2**20
+VETTED = "-atomic -bool -buildtags -errorsas -ifaceassert -nilfunc -printf -stringintconv"  # what `go test` checks
 # The same on every machine: with many cores the threads of its runtime alone would be more than a box may have.
 ENVIRONMENT = {"GOMAXPROCS": "2"}
 SELF_CHECK = Problem(
@@ -105,6 +107,28 @@ class Go(Compiled):
     def argv(self, half: str) -> Sequence[str]:
         """The artifact is the program."""
         return [ARTIFACT]
+
+    def public_build(self) -> tuple[Box, str]:
+        """What `go test` does: some checks of `go vet`, then the tests."""
+        environment = {**ENVIRONMENT, "GO111MODULE": "off", "GOPATH": os.pathsep.join(_package_folders()),
+                       "GOCACHE": "/tmp/cache", "GOFLAGS": "-buildvcs=false"}
+        go = shlex.quote(shutil.which("go"))
+        script = (f"cp -r {PUBLIC} /tmp/cache && cat >main_test.go && {go} vet {VETTED} main_test.go >&2 && "
+                  f"{go} test -c -vet=off -o /tmp/made main_test.go >&2 && cat /tmp/made")
+        return Box({str(self._public_cache): PUBLIC, **{folder: folder for folder in _package_folders()}}, environment,
+                   replace(self.build_limits, cpu_s=60, file_bytes=PUBLIC_BYTES)), script
+
+    @cached_property
+    def _public_cache(self) -> Path:
+        """Go's cache after the tests of one problem, so that the next ones compile nothing but themselves."""
+        def make(folder: Path) -> None:
+            source = folder / "main_test.go"
+            source.write_text(f"{SELF_CHECK.test_setup}\nfunc F(x []int) []int {{\n\treturn x\n}}\n\n{SELF_CHECK.test}")
+            environment = _environment({"GOPATH": os.pathsep.join(_package_folders()), "GOCACHE": str(folder)})
+            _go(["vet", *VETTED.split(), str(source)], environment)
+            _go(["test", "-c", "-o", os.devnull, str(source)], environment)
+            source.unlink()
+        return cached_folder("go-public", [*self._settings.values(), PUBLIC], make)
 
     @cached_property
     def _settings(self) -> dict[str, str]:

@@ -145,19 +145,22 @@ class Java(Compiled):
 
     def argv(self, half: str) -> Sequence[str]:
         """Our half of the wire, which loads the artifact."""
-        heap = f"-Xmx{self.limits.memory_bytes // 2**21}m"  # the other half is for threads, code and classes
-        return [*self._java({"program": "Answer", "tests": "Ask"}[half], heap), ARTIFACT]
+        return [*self._java({"program": "Answer", "tests": "Ask"}[half], self._heap), ARTIFACT]
+
+    @property
+    def _heap(self) -> str:
+        return f"-Xmx{self.limits.memory_bytes // 2**21}m"  # the other half is for threads, code and classes
 
     def public_build(self) -> tuple[Box, str]:
         """The public harness's command; the classes come as an archive."""
-        script = (f"mkdir made && cat >Main.java && {self._home}/bin/javac -J-Xmx1g -J-XX:+UseSerialGC -d made Main.java >&2 && "
-                  "tar -C made -c .")
+        javac = f"{self._home}/bin/javac -J-Xmx1g -J-XX:+UseSerialGC"
+        script = f"mkdir made && cat >Main.java && {javac} -d made Main.java >&2 && cd made && tar -c *"
         return self._box({}, replace(self.build_limits, cpu_s=120)), script
 
     def public_argv(self) -> Sequence[str]:
         """The class with the tests' main."""
-        java = shlex.join([f"{self._home}/bin/java", *OPTIONS, HEAP, STACK, "-cp", ".", "Main"])
-        return ["/bin/sh", "-c", f"tar -x -f {ARTIFACT} && exec {java}"]
+        java = shlex.join([f"{self._home}/bin/java", *OPTIONS, self._heap, STACK, "-cp", ".", "Main"])
+        return ["/bin/sh", "-c", f"tar -x -m -f {ARTIFACT} && exec {java}"]
 
     def _build(self, half: str, source: str) -> Built:
         """As `build` would, by a compiler that stays."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import braces, case
+from megatron_ft.evaluation import alone, braces, case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.brace_items import head_of
 from megatron_ft.evaluation.case import Side
@@ -83,6 +83,12 @@ class JavaScript(Language):
 
         return case.judge(self.sandbox, problem.task_id, lambda: Side(self._box, self._argv("program"), source), tests)
 
+    def judge_publicly(self, source: str) -> Verdict:
+        """Run the one file; a pass is that nothing was written, whatever the exit status."""
+        argv = ["/bin/sh", "-c", 'cat >/tmp/test.js && exec "$@"', "sh", *self._node_argv(), "/tmp/test.js"]
+        ended = alone.run(self.sandbox, Side(self._box, argv, source.encode("utf-8", "surrogatepass")))
+        return ended.verdict(ended.wrote == 0)
+
     @cached_property
     def _node(self) -> Path:
         found = shutil.which("node")
@@ -130,12 +136,14 @@ class JavaScript(Language):
         return Box(shown, {"NODE_PATH": packages}, self.limits)
 
     def _argv(self, script: str) -> list[str]:
+        return [*self._node_argv(), f"{INSIDE if self._boxed else SCRIPTS}/{script}.js"]
+
+    def _node_argv(self) -> list[str]:
         node = f"{NODE}/bin/{self._node.name}" if self._boxed and not _is_of_system(self._node) else str(self._node)
         heap = int(self.limits.memory_bytes * HEAP_SHARE) // 2**20
         # The pool of threads stays as it is: without one (--v8-pool-size=0) node 16 waits for ever for its collector.
         # Tests of HumanEvalPack draw their inputs; with a seed a program gets the same verdict every time.
-        scripts = INSIDE if self._boxed else SCRIPTS
-        return [node, f"--max-old-space-size={heap}", f"--random-seed={SEED}", f"{scripts}/{script}.js"]
+        return [node, f"--max-old-space-size={heap}", f"--random-seed={SEED}"]
 
 
 def package_folders(node: Path) -> list[Path]:
