@@ -2,9 +2,9 @@
 
     python benchmarks/execute.py --benchmark humanevalpack [--language python,js,java,go,cpp,rust] [--every 4]
 
-The benchmark's canonical solutions, judged by the evaluator (each in two boxes) and by the harness's commands (in no box), with
-the harness's workers for each language. Both begin with what they need once in place: our caches, cargo's and go's. --every takes a
-part of the problems; ratios of the whole and of python alone are the figures.
+The benchmark's canonical solutions, judged by the evaluator (each in two boxes) and by the harness's commands (in no box),
+with the harness's workers for each language. Both begin with what they need once in place: our caches, cargo's and go's.
+--every takes a part of the problems; the ratios of the whole and of python alone are the figures.
 """
 
 from __future__ import annotations
