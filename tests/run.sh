@@ -23,12 +23,16 @@ has_slurm() {
     done
 }
 
-# Only the tests need it, so install.sh does not have it. Without it they skip; with CI=true they fail.
-if ! has_slurm && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing the system packages slurm-wlm and munge with apt-get: tests/cluster starts a real SLURM"
-    apt_get_install slurm-wlm munge || { apt-get update -qq && apt_get_install slurm-wlm munge; } \
-        || say "note: they could not be installed"
-fi
+# Only the tests need these, so install.sh does not have them. Without them they skip; with CI=true they fail.
+need() {
+    local reason=$1
+    shift
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then return; fi
+    say "installing the system packages $* with apt-get: $reason"
+    apt_get_install "$@" || { apt-get update -qq && apt_get_install "$@"; } || say "note: they could not be installed"
+}
+has_slurm || need "tests/cluster starts a real SLURM" slurm-wlm munge
+command -v chromium >/dev/null || need "a report's page is opened in a browser" chromium
 
 # The tests start up to four processes themselves; more threads in each would only fight over the cores.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false

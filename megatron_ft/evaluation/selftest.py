@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from megatron_ft import cli, log
 from megatron_ft.evaluation import benchmark, calibration, languages, run, sandbox, scenarios
@@ -29,11 +30,13 @@ def command(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--benchmark", required=True, help="HumanEvalPack: a folder, or its id on the hub")
     parser.add_argument("--language", default="all", help="languages, separated by commas (default: all)")
     parser.add_argument("--mode", default="fixed,compat", help="modes, separated by commas (default: both)")
+    parser.add_argument("--limit", type=int, default=None, help="only the first so many problems of each language")
     parser.add_argument("--allow", default="", help="task ids that may be wrong in fixed mode, separated by commas")
     parser.add_argument("--timeout-s", type=float, default=0.0, help="CPU seconds of a program (default: the language's own)")
     args = parser.parse_args(argv)
     names = list(languages.LANGUAGES) if args.language == "all" else args.language.split(",")
-    found = benchmark.find(args.benchmark, names)
+    found = {name: replace(held, problems=benchmark.select(held, limit=args.limit))
+             for name, held in benchmark.find(args.benchmark, names).items()}
     judged = {(solutions, scenario): judge_all(found, solutions, scenario, args.mode.split(","), args.timeout_s)
               for solutions, scenario in COLUMNS}
     print(table(found, judged, args.mode.split(",")))

@@ -1,0 +1,73 @@
+"""The commands that say whether verdicts can be trusted here: doctor and selftest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from megatron_ft.evaluation import calibration, doctor, languages, selftest
+from megatron_ft.evaluation.languages.python import Python
+from tests.evaluation.problems import make_problem
+
+
+def test_every_language_works_or_says_what_is_missing(python: Python, capsys: pytest.CaptureFixture) -> None:
+    """In CI all must work: a language's own tests fail there without its toolchain."""
+    code = doctor.command([])
+    said = capsys.readouterr().out
+    assert all(name in said for name in languages.LANGUAGES)
+    assert (code == 0) == ("does not" not in said)
+
+
+@pytest.mark.parametrize(("name", "package"), [
+    ("js", "nodejs"), ("java", "openjdk-17-jdk-headless"), ("go", "golang-go"), ("cpp", "libboost-dev"),
+    ("rust", "librust-md5-dev")])
+def test_a_missing_toolchain_is_named_with_its_package(python: Python, monkeypatch: pytest.MonkeyPatch, name: str, package: str,
+                                                       capsys: pytest.CaptureFixture) -> None:
+    real = shutil.which
+    tools = ("node", "javac", "go", "g++", "rustc")
+    monkeypatch.setattr(shutil, "which", lambda tool, *more, **options: None if tool in tools else real(tool, *more, **options))
+    assert doctor.command(["--language", name]) == 1
+    assert package in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_machine_as_fast_as_the_reference_gets_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= calibration.slowness(1) <= calibration.MOST
+    monkeypatch.setattr(calibration, "REFERENCE_S", 1000.0)
+    assert calibration.slowness(1) == 1
+    monkeypatch.setattr(calibration, "REFERENCE_S", 1e-9)
+    assert calibration.slowness(1) == calibration.MOST
+
+
+def write(folder: Path, **changed: str) -> Path:
+    (folder / "python.jsonl").write_text(json.dumps(asdict(make_problem(**changed))) + "\n")
+    return folder
+
+
+def test_solutions_that_are_as_they_should_be(python: Python, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert selftest.command(["--benchmark", str(write(tmp_path)), "--language", "python"]) == 0
+    said = capsys.readouterr().out
+    assert "| python (1) | 1 | 1 | 0 | 1 | 1 | 0 |" in said
+    assert "Own/0" not in said
+
+
+def test_a_wrong_canonical_solution_is_named_with_its_reason(python: Python, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture) -> None:
+    folder = write(tmp_path, canonical_solution="    return x * 4\n")
+    given = ["--benchmark", str(folder), "--language", "python", "--mode", "fixed"]
+    assert selftest.command(given) == 1
+    assert ("| Own/0 | canonical, synthesize | fixed | failed | AssertionError, at test line 2: assert double(2) == 4 |"
+            in capsys.readouterr().out)
+    assert selftest.command([*given, "--allow", "Own/0"]) == 0
+
+
+@pytest.mark.slow
+def test_every_language_is_judged_by_both_rules(humanevalpack: Path, python: Python, capsys: pytest.CaptureFixture) -> None:
+    """Three solutions of the first problem of each language."""
+    assert selftest.command(["--benchmark", str(humanevalpack.parent), "--limit", "1"]) == 0
+    said = capsys.readouterr().out
+    for name in languages.LANGUAGES:
+        assert f"| {name} (1) | 1 | 1 | 0 | 1 | 1 | 0 |" in said
