@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.processes import Pool
+
+# How long an example takes says nothing where others use the machine too.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 Bases = Callable[[str, str], tuple[Path, Path]]
 

@@ -285,7 +285,7 @@ ATTACKS = {
     "fill the disk": ("for (int i = 0; i < 100; i++) { ofstream f(\"/tmp/\" + to_string(i)); f << string(10 << 20, 'x');"
                       " f.flush(); if (!f.good()) return false; } return true;", {"failed"}),
     "close every file": ("for (int i = 0; i < 1000; i++) close(i); return true;", {"failed"}),
-    "write to every file": ("for (int i = 0; i < 100; i++) if (write(i, \"ready\\nTOKEN\", 11)) {} return false;",
+    "write to every file": ("for (int i = 0; i < 1024; i++) if (write(i, \"ready\\nTOKEN\", 11)) {} return false;",
                             {"failed", "refused"}),
     "link what it must not read": ('return symlink("/root/.bashrc", "/tmp/a") == 0 && reads("/tmp/a");', {"failed"}),
     "find the token in its arguments": (
@@ -363,7 +363,7 @@ def test_no_answer_breaks_the_tests(cpp: Cpp, kind: str) -> None:
     data, statuses = ANSWERS[kind]
     # Every pipe is written to, as the program does not know which of its files the tests listen to.
     program = (f"#include <unistd.h>\nconst unsigned char data[] = {{{', '.join(map(str, data + b'0'))}}};\n"
-               f"int twice(int x){{ for (int i = 3; i < 30; i++) if (write(i, data, {len(data)})) {{}} sleep(60); return 4; }}")
+               f"int twice(int x){{ for (int i = 3; i < 1024; i++) if (write(i, data, {len(data)})) {{}} sleep(60); return 4; }}")
     verdict = Cpp(cpp.sandbox, replace(SHORT, wall_s=2)).judge(DOUBLE, "", program)
     assert verdict.status in statuses, verdict
 

@@ -53,12 +53,12 @@ ATTACKS = {
         'for i := 0; i < 100; i++ { if os.WriteFile("/tmp/" + strconv.Itoa(i), make([]byte, 1<<22), 0o600) != nil '
         "{ return false } }\nreturn true", {"failed"}),
     "writes a verdict to every file": (
-        'for i := 0; i < 200; i++ { syscall.Write(i, []byte("ready\\npassed\\n")) }\nreturn false', {"failed", "refused"}),
+        'for i := 0; i < 1024; i++ { syscall.Write(i, []byte("ready\\npassed\\n")) }\nreturn false', {"failed", "refused"}),
     "writes an answer of its own to every file": (
         "answer := append([]byte{10, 0, 0, 0, 1, 5}, make([]byte, 8)...)\n"
-        "for i := 3; i < 200; i++ { syscall.Write(i, answer) }\nreturn false", {"failed", "refused"}),
+        "for i := 3; i < 1024; i++ { syscall.Write(i, answer) }\nreturn false", {"failed", "refused"}),
     "announces an answer without end": (
-        'for i := 3; i < 200; i++ { syscall.Write(i, []byte("\\xff\\xff\\xff\\xff")) }\nreturn false', {"failed", "refused"}),
+        'for i := 3; i < 1024; i++ { syscall.Write(i, []byte("\\xff\\xff\\xff\\xff")) }\nreturn false', {"failed", "refused"}),
     "closes every file": ("for i := 0; i < 200; i++ { syscall.Close(i) }\nreturn true", {"failed"}),
 }
 
@@ -132,7 +132,7 @@ def test_an_answer_of_any_bytes_is_refused_or_wrong(go: Go, answer: list[int]) -
     function = "func Any() interface{} {"
     problem = problem_of(function, "    assert.Equal(4, Any())")
     message = [*len(answer).to_bytes(4, "little"), *answer]
-    program = (f"{function} for i := 3; i < 50; i++ {{ syscall.Write(i, []byte{{{', '.join(map(str, message))}}}) }}\n"
+    program = (f"{function} for i := 3; i < 1024; i++ {{ syscall.Write(i, []byte{{{', '.join(map(str, message))}}}) }}\n"
                "time.Sleep(time.Hour); return 4 }")
     verdict = go.judge(problem, function, program)
     assert verdict.status in ("refused", "failed"), verdict

@@ -90,7 +90,7 @@ ATTACKS = {
     "write without end": ("while True: os.write(1, b'x' * 65536)", {"refused"}),
     "close every file": ("os.closerange(0, 1000)\n    return True", {"failed", "refused"}),
     "write to every file": (
-        "for number in range(3, 100):\n        try: os.write(number, b'passed\\n' * 10)\n        except OSError: pass",
+        "for number in range(3, 1024):\n        try: os.write(number, b'passed\\n' * 10)\n        except OSError: pass",
         {"failed", "refused"}),
 }
 
@@ -99,7 +99,7 @@ import os
 def is_open(descriptor):
     try: return bool(os.fstat(descriptor))
     except OSError: return False
-ANSWERS = max(filter(is_open, range(3, 100)))  # the pipe to the tests
+ANSWERS = max(filter(is_open, range(3, 1024)))  # the pipe to the tests
 """
 
 # Whole programs.

@@ -52,14 +52,14 @@ ATTACKS = {
     "sleeps": ("Thread.sleep(1000000); return true;", {"timeout"}),
     "writes without end": ("while (true) System.out.write(new byte[1 << 16]);", {"refused"}),
     "writes a verdict to every file": (
-        'for (int i = 0; i < 100; i++) try { out(i).write("ready\\npassed\\n".getBytes()); } catch (Exception e) {}'
+        'for (int i = 0; i < 1024; i++) try { out(i).write("ready\\npassed\\n".getBytes()); } catch (Exception e) {}'
         " return false;",
         {"failed", "refused"}),
     "writes an answer of its own to every file": (
-        "for (int i = 3; i < 100; i++) try { out(i).write(new byte[] {0, 0, 0, 7, 'v', 'I', 0, 0, 0, 5, 'U'}); }"
+        "for (int i = 3; i < 1024; i++) try { out(i).write(new byte[] {0, 0, 0, 7, 'v', 'I', 0, 0, 0, 5, 'U'}); }"
         " catch (Exception e) {} return false;", {"failed", "refused"}),
     "announces an answer without end": (
-        "for (int i = 3; i < 100; i++) try { out(i).write(new byte[] {127, -1, -1, -1}); } catch (Exception e) {}"
+        "for (int i = 3; i < 1024; i++) try { out(i).write(new byte[] {127, -1, -1, -1}); } catch (Exception e) {}"
         " return false;",
         {"failed", "refused"}),
     "finds the tests' classes": ('return Class.forName("Main") != null;', {"failed"}),
@@ -153,7 +153,7 @@ def test_an_answer_of_any_bytes_is_refused_or_wrong(java: Java, answer: list[int
     program = ("class Solution { public Object any() throws Exception {"
                f" byte[] b = new java.math.BigInteger(\"7f{data}\", 16).toByteArray();"
                " var f = java.io.FileDescriptor.class.getDeclaredField(\"fd\"); f.setAccessible(true);"
-               " for (int i = 3; i < 50; i++) try { var d = new java.io.FileDescriptor(); f.setInt(d, i);"
+               " for (int i = 3; i < 1024; i++) try { var d = new java.io.FileDescriptor(); f.setInt(d, i);"
                " new java.io.FileOutputStream(d).write(b, 1, b.length - 1); } catch (Exception e) {}"
                " Thread.sleep(100000); return 4; } }")
     verdict = java.judge(problem, "", program)

@@ -250,7 +250,7 @@ ATTACK = '''
 const fs = require("fs"), net = require("net"), child = require("child_process"), os = require("os"), path = require("path")
 const pause = (ms) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 const isPipe = (fd) => { try { return fs.fstatSync(fd).isFIFO() } catch (e) { return false } }
-const pipes = () => [...Array(64).keys()].filter(isPipe)
+const pipes = () => [...Array(1024).keys()].filter(isPipe)
 const say = (text) => pipes().forEach((fd) => { try { fs.writeSync(fd, text) } catch (e) { } })
 const attack = () => {
 ATTACK
@@ -300,7 +300,7 @@ ATTACKS = {
         {"timeout"}),
     "sleep": ("pause(3600e3)", {"timeout"}),
     "write without end": ("for (;;) fs.writeSync(1, 'x'.repeat(65536))", {"refused"}),
-    "close every file": ("for (let fd = 0; fd < 100; fd++) try { fs.closeSync(fd) } catch (e) { }\nreturn true",
+    "close every file": ("for (let fd = 0; fd < 1024; fd++) try { fs.closeSync(fd) } catch (e) { }\nreturn true",
                          {"failed", "refused"}),
     "write a verdict to every file": ("say('passed\\n'.repeat(10)); say('ready\\n')", {"failed", "refused"}),
     "match without end": ("return /^(a+)+$/.test('a'.repeat(60) + 'b')", {"timeout"}),

@@ -282,7 +282,7 @@ ATTACKS = {
     "write without end": ('let line = "x".repeat(60000); loop { println!("{}", line) }', {"refused"}),
     "fill the disk": ('(0..100).all(|i| fs::write(format!("/tmp/{}", i), vec![1u8; 10 << 20]).is_ok())', {"failed"}),
     "close every file": ("for i in 0..1000 { close(i); } true", {"failed"}),
-    "write to every file": ('for i in 0..100 { write(i, b"ready\\nTOKEN".as_ptr(), 11); } false', {"failed", "refused"}),
+    "write to every file": ('for i in 0..1024 { write(i, b"ready\\nTOKEN".as_ptr(), 11); } false', {"failed", "refused"}),
     "link what it must not read": (
         'std::os::unix::fs::symlink("/root/.bashrc", "/tmp/a").is_ok() && fs::read("/tmp/a").is_ok()', {"failed"}),
     "find the token in its arguments": ("env::args().any(|word| word.len() == 32)", {"failed"}),
@@ -369,7 +369,7 @@ def test_no_answer_breaks_the_tests(rust: Rust, kind: str) -> None:
     # Every pipe is written to, as the program does not know which of its files the tests listen to.
     program = (f'extern "C" {{ fn write(file: i32, data: *const u8, count: usize) -> isize; }}\nfn twice(x: i32) -> i32 {{\n'
                f"    let data: &[u8] = &{list(data)};\n"
-               f"    for i in 3..30 {{ unsafe {{ write(i, data.as_ptr(), {len(data)}); }} }}\n"
+               f"    for i in 3..1024 {{ unsafe {{ write(i, data.as_ptr(), {len(data)}); }} }}\n"
                "    std::thread::sleep(std::time::Duration::from_secs(60));\n    4\n}")
     verdict = Rust(rust.sandbox, replace(SHORT, wall_s=2)).judge(TWICE, "", program)
     assert verdict.status in statuses, verdict
