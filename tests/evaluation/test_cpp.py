@@ -363,7 +363,8 @@ def test_no_answer_breaks_the_tests(cpp: Cpp, kind: str) -> None:
     data, statuses = ANSWERS[kind]
     # Every pipe is written to, as the program does not know which of its files the tests listen to.
     program = (f"#include <unistd.h>\nconst unsigned char data[] = {{{', '.join(map(str, data + b'0'))}}};\n"
-               f"int twice(int x){{ for (int i = 3; i < 1024; i++) if (write(i, data, {len(data)})) {{}} sleep(60); return 4; }}")
+               f"int twice(int x){{ for (int i = 3; i < 1024; i++) if (write(i, data, {len(data)})) {{}}\n"
+               "    sleep(60); return 4; }")
     verdict = Cpp(cpp.sandbox, replace(SHORT, wall_s=2)).judge(DOUBLE, "", program)
     assert verdict.status in statuses, verdict
 
