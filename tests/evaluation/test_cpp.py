@@ -373,14 +373,14 @@ def test_nested_values_do_not_break_the_tests(cpp: Cpp) -> None:
     own = problem("boost::any f(int n)", "f(1);")
     program = ("#include <unistd.h>\nboost::any f(int n){ string deep = \"=\"; for (int i = 0; i < 100000; i++)"
                " deep += string(\"a\\x12[\\1\\0\\0\\0\", 7); unsigned size = deep.size();"
-               " for (int i = 3; i < 30; i++) { if (write(i, &size, 4)) {} if (write(i, deep.data(), size)) {} } sleep(9); }")
+               " for (int i = 3; i < 1024; i++) { if (write(i, &size, 4)) {} if (write(i, deep.data(), size)) {} } sleep(9); }")
     verdict = cpp.judge(own, "", program)
     assert (verdict.status, verdict.reason) == ("refused", "the program sent values that are nested too deep, at call 1")
 
 
 def test_an_orphan_in_a_session_of_its_own_is_killed(cpp: Cpp) -> None:
     marker = f"{os.getpid()}{time.monotonic_ns()}"
-    orphan = ("#include <unistd.h>\nbool start(){ if (fork() == 0) { setsid(); if (fork() == 0) { for (int i = 0; i < 99; i++)"
+    orphan = ("#include <unistd.h>\nbool start(){ if (fork() == 0) { setsid(); if (fork() == 0) { for (int i = 0; i < 1024; i++)"
               f' close(i); execlp("sleep", "sleep", "3600.{marker}", (char*)0); }} _exit(0);}} usleep(300000); return 1; }}\n'
               "bool started = start();\nint twice(int x){ return x * 2; }")
     assert cpp.judge(DOUBLE, "", orphan).passed

@@ -59,7 +59,7 @@ ATTACKS = {
         "for i := 3; i < 1024; i++ { syscall.Write(i, answer) }\nreturn false", {"failed", "refused"}),
     "announces an answer without end": (
         'for i := 3; i < 1024; i++ { syscall.Write(i, []byte("\\xff\\xff\\xff\\xff")) }\nreturn false', {"failed", "refused"}),
-    "closes every file": ("for i := 0; i < 200; i++ { syscall.Close(i) }\nreturn true", {"failed"}),
+    "closes every file": ("for i := 0; i < 1024; i++ { syscall.Close(i) }\nreturn true", {"failed"}),
 }
 
 # Whole programs.

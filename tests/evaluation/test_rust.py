@@ -281,7 +281,7 @@ ATTACKS = {
     "sleep": ("long(); true", {"timeout"}),
     "write without end": ('let line = "x".repeat(60000); loop { println!("{}", line) }', {"refused"}),
     "fill the disk": ('(0..100).all(|i| fs::write(format!("/tmp/{}", i), vec![1u8; 10 << 20]).is_ok())', {"failed"}),
-    "close every file": ("for i in 0..1000 { close(i); } true", {"failed"}),
+    "close every file": ("for i in 0..1024 { close(i); } true", {"failed"}),
     "write to every file": ('for i in 0..1024 { write(i, b"ready\\nTOKEN".as_ptr(), 11); } false', {"failed", "refused"}),
     "link what it must not read": (
         'std::os::unix::fs::symlink("/root/.bashrc", "/tmp/a").is_ok() && fs::read("/tmp/a").is_ok()', {"failed"}),
@@ -379,7 +379,7 @@ def test_an_orphan_in_a_session_of_its_own_is_killed(rust: Rust) -> None:
     marker = f"{os.getpid()}{time.monotonic_ns()}"
     orphan = ('extern "C" { fn fork() -> i32; fn setsid() -> i32; fn close(file: i32) -> i32; }\nfn twice(x: i32) -> i32 {\n'
               "    use std::os::unix::process::CommandExt;\n    unsafe { if fork() == 0 { setsid(); if fork() == 0 {\n"
-              "        for i in 0..99 { close(i); }\n"
+              "        for i in 0..1024 { close(i); }\n"
               f'        std::process::Command::new("sleep").arg("3600.{marker}").exec();\n'
               "    } std::process::exit(0) } }\n    std::thread::sleep(std::time::Duration::from_millis(300));\n    x * 2\n}")
     assert rust.judge(TWICE, "", orphan).passed
