@@ -380,7 +380,8 @@ def test_nested_values_do_not_break_the_tests(cpp: Cpp) -> None:
 
 def test_an_orphan_in_a_session_of_its_own_is_killed(cpp: Cpp) -> None:
     marker = f"{os.getpid()}{time.monotonic_ns()}"
-    orphan = ("#include <unistd.h>\nbool start(){ if (fork() == 0) { setsid(); if (fork() == 0) { for (int i = 0; i < 1024; i++)"
+    orphan = ("#include <unistd.h>\n"
+              "bool start(){ if (fork() == 0) { setsid(); if (fork() == 0) { for (int i = 0; i < 1024; i++)"
               f' close(i); execlp("sleep", "sleep", "3600.{marker}", (char*)0); }} _exit(0);}} usleep(300000); return 1; }}\n'
               "bool started = start();\nint twice(int x){ return x * 2; }")
     assert cpp.judge(DOUBLE, "", orphan).passed
