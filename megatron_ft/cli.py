@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
+from megatron_ft import log
 from megatron_ft.errors import ConfigError, MegatronFTError
 
 EXIT_OK = 0
@@ -22,6 +25,8 @@ EXIT_INTERRUPTED = 130
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 """Errors of disks and permissions: no fault of ours, and no traceback says more than their own words."""
+WITHOUT_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
+"""How file systems say that they have no locks (Lustre without its option, some network file systems)."""
 
 
 def main(command: Callable[[], int | None]) -> None:
@@ -65,6 +70,18 @@ def require_absent(path: str | Path, *, option: str) -> Path:
     if os.path.lexists(path):
         raise ConfigError(f"{option}: {path} exists already; name another path or remove it first")
     return path
+
+
+def hold(lock: IO, output: Path) -> None:
+    """Keep other processes from writing an output, as long as its lock's file is open; ConfigError while one does."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"--output: another process is writing {output}; wait for it, or name another path") from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.get().warning(f"{output}: this file system has no locks, so nothing stops a second process from writing the same")
 
 
 @contextlib.contextmanager

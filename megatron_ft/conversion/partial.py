@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import shutil
 import threading
@@ -13,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megatron_ft import log
+from megatron_ft import cli, log
 from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime import checkpoint_files
@@ -31,7 +29,7 @@ class Journal:
         """Name -> what `add` was told about it, by this process or one before."""
         self._lock = threading.Lock()
         self._stream = path.open("a+", encoding="utf-8")
-        self._hold(path)
+        cli.hold(self._stream, path.parent)
         head = json.dumps({"version": _VERSION, **purpose}, sort_keys=True)
         self._stream.seek(0)
         lines = self._stream.read().split("\n")
@@ -44,15 +42,6 @@ class Journal:
         self._stream.truncate(0)
         self._stream.write(head + "\n" + "".join(_line(name, entry) for name, entry in self.done.items()))
         self._stream.flush()
-
-    def _hold(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"--output: another process is writing {path.parent}; wait for it or name another path") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
-                raise
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
         """Note that something has been written."""

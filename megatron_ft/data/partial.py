@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megatron_ft import cli, log
+from megatron_ft import cli
 from megatron_ft.data.indexed import with_suffix
-from megatron_ft.errors import ConfigError
 
 SUFFIXES = (".bin", ".idx", ".json")  # the manifest comes last: it says that the dataset is whole
 STATE = "state.json"
@@ -75,22 +72,9 @@ def partial_output(output: Path) -> Iterator[Partial]:
             cli.require_absent(with_suffix(output, suffix), option="--output")
     partial.folder.mkdir(parents=True, exist_ok=True)
     with open(partial.folder / LOCK, "a", encoding="utf-8") as lock:
-        _take(lock, partial)
+        cli.hold(lock, partial.output)
         try:
             yield partial
         finally:
             if partial.folder.exists() and partial.state() is None:
                 shutil.rmtree(partial.folder, ignore_errors=True)
-
-
-def _take(lock: Any, partial: Partial) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(f"--output: another process is writing {partial.output}; wait for it, or name another output"
-                          ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise
-        log.get().warning("%s: this file system has no locks, so nothing stops a second process from writing the same "
-                          "output", partial.folder)

@@ -103,8 +103,8 @@ class Nursery:
 
     def answer(self, within_s: float) -> int | None:
         """The exit status that the nursery tells of its process; None if it has not told yet."""
-        self._control.settimeout(max(within_s, 0.001))
         try:
+            self._control.settimeout(max(within_s, 0.001))
             told = self._control.recv(ANSWER_BYTES)
         except TimeoutError:
             return None

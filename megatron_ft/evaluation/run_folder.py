@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -16,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from megatron_ft import log
+from megatron_ft import cli, log
 from megatron_ft.errors import ConfigError, DataError
 
 SAMPLES, RESULTS, IDENTITY, SUMMARY = "samples.jsonl", "results.jsonl", "run.json", "summary.json"
@@ -59,7 +57,8 @@ class RunFolder:
         self.path = output.parent / f".{output.name}.partial"
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._held = self._hold()
+        self._held = (self.path / LOCK).open("w")
+        cli.hold(self._held, self.path)
         self._require_the_same_run()
         self.samples = self._read(SAMPLES)
         self.results = self._read(RESULTS)
@@ -101,17 +100,6 @@ class RunFolder:
             rows[_key(row)] = dict(row)
             self._streams[name].write(json.dumps(row) + "\n")
             self._streams[name].flush()
-
-    def _hold(self) -> Any:
-        stream = (self.path / LOCK).open("w")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"--output: another process is writing {self.path}; wait for it or name another path") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
-                raise
-        return stream
 
     def _require_the_same_run(self) -> None:
         place = self.path / IDENTITY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,12 @@ def test_a_nursery_that_dies_beside_a_program_gives_no_verdict_on_it(boxes: Sand
 
     python._nursery("tests").started = kill_the_other
     assert python.judge(make_problem(), "", "def double(x):\n    return x * 2\n").passed
+
+
+def test_an_order_to_a_nursery_that_has_just_died_is_taken_by_the_next(boxes: Sandbox) -> None:
+    """Its socket says so before its outermost process has been waited for."""
+    python = Python(boxes, Limits(cpu_s=5, wall_s=60))
+    problem, right = make_problem(), "def double(x):\n    return x * 2\n"
+    assert python.judge(problem, "", right).passed
+    python._nursery("program")._control.shutdown(socket.SHUT_RDWR)
+    assert python.judge(problem, "", right).passed

@@ -116,7 +116,8 @@ class Python(Language):
     @cached_property
     def _box(self) -> Box:
         """What programs and tests find: the interpreter, its libraries, numpy, and our two short scripts."""
-        shown = {str(SCRIPTS): f"{INSIDE}/{SCRIPTS.name}", sys.base_prefix: sys.base_prefix}
+        real = str(Path(_interpreter()).parents[1])  # another path than base_prefix where one of the two is a link
+        shown = {str(SCRIPTS): f"{INSIDE}/{SCRIPTS.name}", sys.base_prefix: sys.base_prefix, real: real}
         shown.update({str(_packages_folder() / name): f"{PACKAGES}/{name}" for name in CARRIED_PACKAGES
                       if (_packages_folder() / name).is_dir()})
         libraries = {str(Path(path).parent) for path in _loaded_libraries()}
