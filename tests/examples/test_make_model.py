@@ -12,7 +12,7 @@ from megatron_ft.config import Parallel
 from megatron_ft.data import templates, tokenizer
 from megatron_ft.data.example import Example
 from megatron_ft.data.render import render
-from megatron_ft.evaluation import benchmark, prompts
+from megatron_ft.evaluation import benchmark, prompts, scenarios
 from megatron_ft.evaluation.encoding import PromptEncoder
 from megatron_ft.training.plan import check_layout
 from tests.examples.conftest import DATA
@@ -52,7 +52,7 @@ def test_training_ids_begin_with_the_ids_of_the_evaluators_prompt(family, base_m
     for problem in benchmark.read(DATA / "problems.jsonl").problems:
         row = make_data.pair(vars(problem))
         document = render([Example.pair(row["inputs"], row["outputs"])], template, ours)[0]
-        asked = theirs.encode(prompts.prompt(problem, "synthesize", template))
+        asked = theirs.encode(prompts.prompt(scenarios.task(problem, "synthesize", "python"), template))
         assert document.ids[:len(asked)].tolist() == asked
         assert ours.decode(document.ids[len(asked):-1]).strip("\n") == problem.canonical_solution.strip("\n")
 
