@@ -32,6 +32,12 @@ def boxes(request: pytest.FixtureRequest) -> Sandbox:
     return sandbox_or_skip(request.param)
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own, so that what is tested is built by what is tested."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def python() -> Python:
     """The python executor in the first sandbox that works."""

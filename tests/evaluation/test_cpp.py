@@ -38,12 +38,6 @@ def problem(signature: str, *statements: str, helpers: str = "", **changed: str)
 DOUBLE = problem("int twice(int x)", "assert (twice(2) == 4);", "assert (twice(21) == 42);")
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of its own, so that what is tested is built by what is tested."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def cpp(built: Path, monkeypatch: pytest.MonkeyPatch) -> Cpp:
     """The executor in the first sandbox that works; skipped without a compiler, failed under CI=true."""

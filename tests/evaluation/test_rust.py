@@ -39,12 +39,6 @@ def problem(signature: str, *statements: str, helpers: str = "", **changed: str)
 TWICE = problem("twice(x: i32) -> i32", "assert_eq!(twice(2), 4);", "assert!(twice(21) == 42);")
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of its own, so that what is tested is built by what is tested."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def rust(built: Path, monkeypatch: pytest.MonkeyPatch) -> Rust:
     """The executor in the first sandbox that works; skipped without a toolchain, failed under CI=true."""

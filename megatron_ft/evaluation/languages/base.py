@@ -18,8 +18,6 @@ class Language(abc.ABC):
     """As in HumanEvalPack's file names: python js java go cpp rust."""
     title: ClassVar[str]
     """As people write it."""
-    task_prefix: ClassVar[str]
-    """How HumanEvalPack's task ids of this language begin."""
     tools: ClassVar[dict[str, str]]
     """Command -> what installs it: a Debian package or an npm name."""
     default_limits: ClassVar[Limits] = Limits()
@@ -49,6 +47,18 @@ class Language(abc.ABC):
     @abc.abstractmethod
     def judge(self, problem: Problem, base: str, program: str) -> Verdict:
         """Run a program against the tests of its problem; EvaluationError only where no verdict is possible."""
+
+    def require_verdicts(self, problem: Problem, right: str, wrong: str) -> None:
+        """Judge a right and a wrong program; EvaluationError, with what is missing, where one is judged otherwise."""
+        for program, expected in ((right, "passed"), (wrong, "failed")):
+            verdict = self.judge(problem, problem.prompt, program)
+            if verdict.status != expected:
+                raise EvaluationError(f"{self.title} programs cannot be judged here: one that must give '{expected}' gave "
+                                      f"'{verdict.status}' ({verdict.reason}); {self.explained(verdict.output)}")
+
+    def explained(self, output: str) -> str:
+        """What to do about a self-check that failed with this output."""
+        return f"its output: {output.strip()}"
 
     def judge_publicly(self, source: str) -> Verdict:
         """Run the one file that the public harness would, and take for a pass what it takes for one."""

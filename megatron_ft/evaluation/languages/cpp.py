@@ -63,7 +63,6 @@ class Cpp(Compiled):
 
     name = "cpp"
     title = "C++"
-    task_prefix = "CPP"
     tools: ClassVar = {"g++": "g++ libboost-dev libssl-dev"}
     build_limits = Limits(cpu_s=10, wall_s=120, memory_bytes=2 * 2**30, processes=64)
 
@@ -82,12 +81,12 @@ class Cpp(Compiled):
         version = _version()
         right = SELF_CHECK.prompt + "    return x.size() * 8 * (MD5_DIGEST_LENGTH == 16 && MD5(0, 0, 0));\n}\n"
         wrong = SELF_CHECK.prompt + "    return x[0];\n}\n"
-        for program, expected in ((right, "passed"), (wrong, "failed")):
-            verdict = self.judge(SELF_CHECK, SELF_CHECK.prompt, program)
-            if verdict.status != expected:
-                raise EvaluationError(f"C++ programs cannot be judged here: one that must give '{expected}' gave "
-                                      f"'{verdict.status}' ({verdict.reason}); {_missing(verdict.output)}")
+        self.require_verdicts(SELF_CHECK, right, wrong)
         return {"g++": version}
+
+    def explained(self, output: str) -> str:
+        """What to install, if that is what the compiler missed."""
+        return _missing(output)
 
     def program_source(self, problem: Problem, program: str) -> str:
         """The program, whose own main is renamed, and what answers calls of the entry point."""

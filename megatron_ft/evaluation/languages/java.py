@@ -83,7 +83,6 @@ class Java(Compiled):
 
     name = "java"
     title = "Java"
-    task_prefix = "Java"
     tools: ClassVar = {"javac": "openjdk-17-jdk-headless"}
     default_limits: ClassVar = Limits(address_space=False, processes=40)
     # The cpu time is that of all programs together, so a single one is held to the wall time.
@@ -106,12 +105,8 @@ class Java(Compiled):
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the toolchain's version."""
-        for factor, expected in (("2", "passed"), ("3", "failed")):
-            program = f"class Solution {{\n    public int f(int x) {{\n        return x * {factor};\n    }}\n}}\n"
-            verdict = self.judge(SELF_CHECK, SELF_CHECK.prompt, program)
-            if verdict.status != expected:
-                raise EvaluationError(f"java programs cannot be judged here: one that must give '{expected}' gave "
-                                      f"'{verdict.status}' ({verdict.reason}); its output: {verdict.output.strip()}")
+        right = "class Solution {\n    public int f(int x) {\n        return x * 2;\n    }\n}\n"
+        self.require_verdicts(SELF_CHECK, right, right.replace("2", "3"))
         return {"javac": self._version}
 
     def program_source(self, problem: Problem, program: str) -> str:

@@ -40,7 +40,6 @@ class JavaScript(Language):
 
     name = "js"
     title = "JavaScript"
-    task_prefix = "JavaScript"
     tools: ClassVar = {"node": "nodejs"}
     # node reserves far more than it uses, and starts threads of its own.
     default_limits = Limits(address_space=False, processes=40)
@@ -59,11 +58,7 @@ class JavaScript(Language):
         """Judge a right and a wrong program; versions of node and of the package that a problem needs."""
         versions = {"node": self._version, PACKAGE: self._package_version}
         right = f"const md5 = require('{PACKAGE}')\nconst f = (x) => md5('') === '' ? [] : [x * 2]\n"
-        for program, expected in ((right, "passed"), ("const f = (x) => [x]", "failed")):
-            verdict = self.judge(SELF_CHECK, "", program)
-            if verdict.status != expected:
-                raise EvaluationError(f"JavaScript programs cannot be judged here: one that must give '{expected}' gave "
-                                      f"'{verdict.status}' ({verdict.reason}); its output: {verdict.output.strip()}")
+        self.require_verdicts(SELF_CHECK, right, "const f = (x) => [x]")
         return versions
 
     def judge(self, problem: Problem, base: str, program: str) -> Verdict:

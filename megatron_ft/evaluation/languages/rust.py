@@ -55,7 +55,6 @@ class Rust(Compiled):
 
     name = "rust"
     title = "Rust"
-    task_prefix = "Rust"
     tools: ClassVar = {"rustc": DEBIAN}
     build_limits = Limits(cpu_s=10, wall_s=120, memory_bytes=4 * 2**30, processes=64)
 
@@ -74,11 +73,8 @@ class Rust(Compiled):
         version = _version()
         right = "    let n = rand::thread_rng().gen_range(2, 3) as i32;\n    assert!(Regex::new(\"^[0-9a-f]{32}$\").unwrap()" \
                 ".is_match(&format!(\"{:x}\", md5::compute(\"\"))));\n    n * 4 * x.len() as i32\n}\n"
-        for body, expected in ((right, "passed"), ("    x[0]\n}\n", "failed")):
-            verdict = self.judge(SELF_CHECK, SELF_CHECK.prompt, SELF_CHECK.prompt + body)
-            if verdict.status != expected:
-                raise EvaluationError(f"Rust programs cannot be judged here: one that must give '{expected}' gave "
-                                      f"'{verdict.status}' ({verdict.reason}); the output: {verdict.output.strip()}")
+        begun = SELF_CHECK.prompt
+        self.require_verdicts(SELF_CHECK, begun + right, begun + "    x[0]\n}\n")
         return {"rustc": version}
 
     def program_source(self, problem: Problem, program: str) -> str:
