@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from megatron_ft import cli, log
@@ -42,8 +43,8 @@ def merge(parts: Sequence[str], output: str, *, benchmark: str = "") -> dict:
     samples = joined(runs, order, SAMPLES)
     results = joined(runs, [key for key in order if key[1] != DESCRIBED], RESULTS)
     settings = {**runs[0].summary["settings"], "shard": "", "output": str(output)}
-    facts = {**runs[0].summary, "settings": settings, "generation": generation(runs), "toolchains": toolchains(runs),
-             "merged": [str(run.path) for run in runs]}
+    facts = {**runs[0].summary, "settings": settings, "generation": generation(runs), "execution": execution(runs),
+             "toolchains": toolchains(runs), "merged": [str(run.path) for run in runs]}
     with cli.write_beside(path) as folder:
         write_rows(folder / SAMPLES, samples, order)
         write_rows(folder / RESULTS, results, order)
@@ -111,6 +112,11 @@ def generation(runs: Sequence[FinishedRun]) -> dict:
     total = {name: round(sum(each.get(name, 0) for each in figures), 2) for name, value in figures[0].items()
              if isinstance(value, int | float) and name != RATE}
     return {**total, RATE: round(total["tokens"] / total["seconds"], 1) if total["seconds"] else 0.0}
+
+
+def execution(runs: Sequence[FinishedRun]) -> dict[str, int]:
+    """How many programs all shards had, and of how many the verdict was known."""
+    return dict(sum((Counter(run.summary.get("execution", {})) for run in runs), Counter()))
 
 
 def toolchains(runs: Sequence[FinishedRun]) -> dict[str, dict[str, str]]:

@@ -24,7 +24,7 @@ from megatron_ft.evaluation import (
 )
 from megatron_ft.evaluation.answering import EXPLAINED, Wanted, answer
 from megatron_ft.evaluation.benchmark import Benchmark, Problem
-from megatron_ft.evaluation.execution import Attempt, execute
+from megatron_ft.evaluation.execution import Attempt, Executed, execute
 from megatron_ft.evaluation.harness_files import Given
 from megatron_ft.evaluation.judging import Judge
 from megatron_ft.evaluation.run_folder import Key, RunFolder
@@ -33,6 +33,7 @@ from megatron_ft.evaluation.scenarios import DESCRIBED
 from megatron_ft.evaluation.settings import Settings
 from megatron_ft.evaluation.shards import Shard
 from megatron_ft.evaluation.verdict import Verdict
+from megatron_ft.evaluation.verdict_cache import Circumstances, VerdictCache
 
 CLOCK_FACTOR = 4  # a program may take this many times its cpu seconds by the clock, on a machine that does more
 DECIDE_SAMPLES = ("scenario", "language", "mode", "solutions", "samples", "temperature", "top_p", "max_new_tokens",
@@ -62,9 +63,11 @@ def evaluate(settings: Settings) -> dict:
     run = identity(settings, found, chosen, given)
     with RunFolder(output, run) as folder:
         figures = answer(settings, wanted, judges, template, given, folder)
-        judge_all(settings, wanted, judges, folder)
+        caches = {name: VerdictCache(Circumstances(name, settings.mode, toolchain, box, settings.timeout_s))
+                  for name, toolchain in toolchains.items() if not settings.fresh and box.tool != "none"}
+        executed = judge_all(settings, wanted, judges, folder, caches)
         facts = {"generation": figures, "settings": asdict(settings), "benchmark": described(found), "sandbox": asdict(box),
-                 "toolchains": toolchains, "versions": report.versions(),
+                 "toolchains": toolchains, "versions": report.versions(), "execution": asdict(executed),
                  "timeouts": {"slowness": round(slowness, 2),
                               "cpu_s": {name: round(judge.language.limits.cpu_s, 1) for name, judge in judges.items()}}}
         order = [each.key for each in wanted]
@@ -141,14 +144,28 @@ def identity(settings: Settings, found: Mapping[str, Benchmark], chosen: Mapping
                           for language, problems in chosen.items()}}
 
 
-def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], folder: RunFolder) -> None:
-    """Keep a verdict on every program that has none."""
+def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], folder: RunFolder,
+              caches: Mapping[str, VerdictCache]) -> Executed:
+    """Keep a verdict on every program that has none; one on another text than the sample has now is none."""
     attempts = [Attempt(each.task, each.sample, folder.samples[each.key]["program"]) for each in wanted
-                if each.task.scenario != DESCRIBED and each.key not in folder.results]
+                if each.task.scenario != DESCRIBED]
+    shas = {(attempt.task.problem.task_id, attempt.task.scenario, attempt.sample): program_sha256(attempt.program)
+            for attempt in attempts}
 
     def keep(attempt: Attempt, verdict: Verdict) -> None:
-        folder.add_result({"task_id": attempt.task.problem.task_id, "scenario": attempt.task.scenario,
-                           "language": attempt.task.language, "sample": attempt.sample, **asdict(verdict),
-                           "program_sha256": sha256(attempt.program.encode("utf-8", "surrogatepass")).hexdigest()})
+        key = attempt.task.problem.task_id, attempt.task.scenario, attempt.sample
+        folder.add_result({"task_id": key[0], "scenario": key[1], "language": attempt.task.language, "sample": key[2],
+                           **asdict(verdict), "program_sha256": shas[key]})
 
-    execute(attempts, judges, workers=workers_of(settings), keep=keep)
+    missing = [attempt for attempt, (key, sha) in zip(attempts, shas.items(), strict=True)
+               if folder.results.get(key, {}).get("program_sha256") != sha]
+    try:
+        return execute(missing, judges, workers=workers_of(settings), keep=keep, caches=caches)
+    finally:
+        for cache in caches.values():
+            cache.close()
+
+
+def program_sha256(program: str) -> str:
+    """What a verdict says which program it is about."""
+    return sha256(program.encode("utf-8", "surrogatepass")).hexdigest()

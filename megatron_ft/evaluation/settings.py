@@ -59,6 +59,7 @@ class Settings:
     problems: str = option("only these task ids, separated by commas", default="")
     shard: str = option("i/n: only every n-th task from the i-th (from 0), for n processes; `merge` joins their folders",
                         default="")
+    fresh: bool = option("run every program, also those whose verdict an earlier run has kept", default=False, kind=bool)
     unsafe: bool = option("run programs without a sandbox where there is none; for throw-away machines", default=False,
                           kind=bool)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ft.evaluation import sandbox
+from megatron_ft.evaluation import sandbox, verdict_cache
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
@@ -24,6 +24,14 @@ def sandbox_or_skip(tool: str) -> Sandbox:
     if problem is not None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{tool}: {problem}")
     return Sandbox(tool, as_root)
+
+
+@pytest.fixture(autouse=True)
+def verdicts(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where verdicts are kept: none of another test or of the user's own runs is used."""
+    folder = tmp_path_factory.mktemp("verdicts")
+    monkeypatch.setenv(verdict_cache.VARIABLE, str(folder))
+    return folder
 
 
 @pytest.fixture(params=sandbox.TOOLS)
