@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "megatron_ft"
 FRONT = {"config", "config_sections", "errors", "log", "cli"}
 ORDER = ["data", "curation", "families", "runtime", "training", "conversion", "evaluation"]
-ENTRIES = {"train", "evaluate", "plan", "report"}
+ENTRIES = {"train", "evaluate", "plan", "report", "preflight", "status"}
 """Commands (`python -m megatron_ft.NAME`): they may import everything, nothing imports them."""
 FORBIDDEN = {"data": {"families", "runtime", "training", "conversion", "evaluation"},
              "families": {"data", "curation", "runtime", "training", "conversion", "evaluation"},
