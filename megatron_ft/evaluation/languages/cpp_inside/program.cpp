@@ -15,6 +15,7 @@ namespace megatron_ft {
 
 void broken(const char*) { _exit(3); }
 void not_carried(const char* what) { throw std::runtime_error(std::string("the result is ") + what); }
+void too_long() { throw std::runtime_error("the result is too long"); }
 void does_not_fit(long double) {}
 
 // The most special standard class of an exception, as tests.cpp throws it again.

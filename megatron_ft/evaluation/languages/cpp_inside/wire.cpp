@@ -16,7 +16,7 @@ void Writer::raw(const void* data, size_t count) { bytes.append(static_cast<cons
 
 void Writer::head(char tag, size_t count) {
     uint32_t narrow = static_cast<uint32_t>(count);
-    if (count > MESSAGE_BYTES) not_carried("a value that is too long");
+    if (count > MESSAGE_BYTES) too_long();
     raw(&tag, 1);
     raw(&narrow, sizeof narrow);
 }
@@ -169,7 +169,7 @@ static bool write_fully(int descriptor, const char* data, size_t count) {
 }
 
 bool write_message(int descriptor, const std::string& message) {
-    if (message.size() > MESSAGE_BYTES) not_carried("values that are too long");
+    if (message.size() > MESSAGE_BYTES) too_long();
     uint32_t count = static_cast<uint32_t>(message.size());
     return write_fully(descriptor, reinterpret_cast<const char*>(&count), sizeof count)
         && write_fully(descriptor, message.data(), message.size());

@@ -31,7 +31,8 @@ namespace megatron_ft {
 
 // The halves differ in what follows (program.cpp, tests.cpp): the tests report it and leave.
 [[noreturn]] void broken(const char* what);       // a message of the other side breaks the protocol
-[[noreturn]] void not_carried(const char* what);  // a value of this side cannot be sent
+[[noreturn]] void not_carried(const char* what);  // a value of this side cannot be sent: its type is not carried
+[[noreturn]] void too_long();                     // nor can these: they are more than a message holds
 void does_not_fit(long double number);            // a number is no value of the wanted type; may return: it is converted
 
 struct Writer {

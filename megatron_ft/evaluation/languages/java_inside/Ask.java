@@ -7,8 +7,11 @@ import java.lang.reflect.Method;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /**
  * The tests' side: runs their main, calls the program's methods over the pipes, tells the evaluator what came of it.
@@ -22,6 +25,8 @@ public final class Ask {
     private static FileOutputStream report;
     private static String[] lines = {};
     private static final List<String> CALLS = new ArrayList<>();
+    /** The classes of what stands here for values of the program that are not carried, and for its exceptions. */
+    private static final Set<String> STRANGE = new HashSet<>(Set.of(Wire.Opaque.class.getName()));
 
     private Ask() {}
 
@@ -56,9 +61,7 @@ public final class Ask {
     @SuppressWarnings("unchecked")
     public static <T> T call(Class<?> declared, int self, String name, Object... arguments) {
         for (Object argument : arguments) {
-            if (!Wire.carries(argument)) {
-                end("broken", "its tests pass a value of " + argument.getClass());
-            }
+            mustBeCarried(name, argument);
         }
         for (Method method : declared.getDeclaredMethods()) {
             if (method.getName().equals(name) && method.getParameterCount() == arguments.length) {
@@ -66,6 +69,22 @@ public final class Ask {
             }
         }
         throw new IllegalStateException("no method " + name);
+    }
+
+    /**
+     * Stops the run at a value of the tests' own that cannot be sent. One that holds what the program returned or threw only
+     * fails them: a program decides what it returns.
+     */
+    private static void mustBeCarried(String name, Object argument) {
+        List<String> uncarried = Wire.uncarried(argument);
+        boolean deep = uncarried == null;
+        if (!deep && uncarried.isEmpty()) {
+            return;
+        }
+        if (deep ? !CALLS.isEmpty() : !Collections.disjoint(uncarried, STRANGE)) {
+            throw new IllegalArgumentException(name + " gets a value of the program that is not carried to its tests");
+        }
+        end("broken", "its tests pass a value " + (deep ? "that is nested too deep" : "of class " + uncarried.get(0)));
     }
 
     private static Object asked(Class<?> declared, String name, int self, List<String> parameters, Object[] arguments) {
@@ -126,7 +145,9 @@ public final class Ask {
             end("failed", call + ": " + said + place(new Throwable()));
         }
         CALLS.add(call + " threw " + list.get(0));
-        return Thrown.nearest(list, said);
+        Throwable problem = Thrown.nearest(list, said);
+        STRANGE.add(problem.getClass().getName());
+        return problem;
     }
 
     /** A value as the primitive type that is wanted, where java would widen it. */

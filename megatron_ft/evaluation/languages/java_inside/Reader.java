@@ -28,6 +28,7 @@ import java.util.TreeSet;
 final class Reader {
     private final ByteArrayInputStream bytes;
     private final DataInputStream in;
+    private final List<String> opaque = new ArrayList<>();
 
     Reader(byte[] message) {
         bytes = new ByteArrayInputStream(message);
@@ -67,12 +68,22 @@ final class Reader {
             case 'B' -> in.readByte();
             case 's' -> text();
             case 'b' -> new StringBuilder(text());
-            case '?' -> new Wire.Opaque(text());
+            case '?' -> opaque();
             case 'G', 'X' -> big(tag == 'G');
             case 'L', 'S', 'M', 'O', 'E' -> collection(tag, in.readByte(), items(depth));
             case 'A' -> array(in.readByte(), in.readByte(), items(depth));
             default -> throw new Wire.Breach("an unknown tag");
         };
+    }
+
+    private Object opaque() throws IOException {
+        opaque.add(text());
+        return new Wire.Opaque(opaque.get(opaque.size() - 1));
+    }
+
+    /** The classes of those values read so far that were not carried. */
+    List<String> opaqueClasses() {
+        return opaque;
     }
 
     /** A count, checked before anything is allocated for it against the bytes that are left. */

@@ -6,6 +6,7 @@ import java.io.IOException;
 import java.lang.reflect.Array;
 import java.math.BigDecimal;
 import java.math.BigInteger;
+import java.util.AbstractList;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
@@ -65,12 +66,14 @@ final class Wire {
 
     private Wire() {}
 
-    /** Whether a value and all in it is carried as what it is. */
-    static boolean carries(Object value) {
+    /** The classes of what is not carried of a value, wherever it lies in it; null for one that is nested too deep. */
+    static List<String> uncarried(Object value) {
         try {
-            return !(new Reader(encode(value)).read() instanceof Opaque);
+            Reader reader = new Reader(encode(value));
+            reader.read();
+            return reader.opaqueClasses();
         } catch (RuntimeException | StackOverflowError problem) {
-            return false;
+            return null;
         }
     }
 
@@ -164,11 +167,7 @@ final class Wire {
         } else if (value.getClass().isArray() && dimensionsOf(value.getClass()) != null) {
             out.writeByte('A');
             out.write(dimensionsOf(value.getClass()));
-            int count = Array.getLength(value);
-            out.writeInt(count);
-            for (int index = 0; index < count; index++) {
-                write(out, Array.get(value, index), depth + 1);
-            }
+            writeItems(out, itemsOf(value), depth);
         } else {
             writeOpaque(out, value);
         }
@@ -187,10 +186,28 @@ final class Wire {
     private static void writeItems(DataOutputStream out, char tag, byte kind, List<?> items, int depth) throws IOException {
         out.writeByte(tag);
         out.writeByte(kind);
+        writeItems(out, items, depth);
+    }
+
+    private static void writeItems(DataOutputStream out, List<?> items, int depth) throws IOException {
         out.writeInt(items.size());
         for (Object item : items) {
             write(out, item, depth + 1);
         }
+    }
+
+    private static List<Object> itemsOf(Object array) {
+        return new AbstractList<>() {
+            @Override
+            public Object get(int index) {
+                return Array.get(array, index);
+            }
+
+            @Override
+            public int size() {
+                return Array.getLength(array);
+            }
+        };
     }
 
     /** How many dimensions an array has, and which of COMPONENTS it holds; null for an array of another class. */

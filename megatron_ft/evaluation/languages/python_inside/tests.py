@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 
-from .wire import Breach, Channel, Ended, NotCarriedError, Opaque, decode, encode, is_carried
+from .wire import Breach, Channel, Ended, NotCarriedError, Opaque, decode, encode, strangers
 
 
 class Program:
@@ -44,7 +44,9 @@ class Program:
             reply = self.ask({"call": name, "args": [encode(value) for value in args],
                               "kwargs": {key: encode(value) for key, value in kwargs.items()}})
             if "error" in reply:
-                raise raised(reply)
+                problem = raised(reply)
+                problem.of_program = True
+                raise problem
             try:
                 bring_back(args, reply.get("changed", {}))
                 return decode(reply.get("value"))
@@ -57,11 +59,16 @@ class Program:
 
 
 def check_carried(value: object) -> None:
-    """Raise TypeError for a program's own strange value, NotCarriedError for one that the tests themselves pass."""
-    if isinstance(value, Opaque):
-        raise TypeError(f"unusable value {value!r}")
-    if not is_carried(value):
-        raise NotCarriedError(f"the tests pass a value of type {type(value).__name__}")
+    """Raise TypeError where a value holds a program's own strange one, NotCarriedError for what the tests themselves pass.
+
+    A program decides what it returns: tests that hand it on, in a list or by itself, must not stop the run.
+    """
+    found = list(strangers(value))
+    for part in found:
+        if isinstance(part, Opaque) or getattr(part, "of_program", False):
+            raise TypeError(f"unusable value {part!r}")
+    if found:
+        raise NotCarriedError(f"the tests pass a value of type {type(found[0]).__name__}")
 
 
 def bring_back(arguments: tuple, changed: object) -> None:

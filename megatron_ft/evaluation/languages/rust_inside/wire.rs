@@ -19,6 +19,7 @@ use std::hash::Hash;
 use std::io::{Read, Write};
 use std::os::raw::c_char;
 use std::os::unix::io::FromRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod program;
 pub mod tests;
@@ -244,7 +245,8 @@ impl<T: Get, E: Get> Get for Result<T, E> { fn get(from: &mut Reader) -> Result<
 macro_rules! anything { ($($code:literal $kind:ty),*) => {
     impl Put for dyn Any { fn put(&self, out: &mut Writer) {
         $(if let Some(value) = self.downcast_ref::<$kind>() { out.raw(b'a', &[$code]); return value.put(out); })*
-        panic!("{}", NOT_CARRIED);
+        UNCARRIED.store(true, Ordering::Relaxed);
+        panic!("a dyn Any holds a value of another type than those of wire.rs");
     } }
     fn get_any(from: &mut Reader) -> Result<Box<dyn Any>, Wrong> { match from.tag()? {
         $($code => Ok(Box::new(<$kind as Get>::get(from)?)),)*
@@ -254,7 +256,8 @@ macro_rules! anything { ($($code:literal $kind:ty),*) => {
 anything!(0 bool, 1 char, 2 i8, 3 i16, 4 i32, 5 i64, 6 i128, 7 isize, 8 u8, 9 u16, 10 u32, 11 u64, 12 u128, 13 usize, 14 f32,
           15 f64, 16 String, 17 &'static str, 18 Vec<Box<dyn Any>>, 19 Vec<i32>, 20 Vec<f64>, 21 Vec<String>,
           22 Vec<&'static str>, 23 (), 24 HashMap<String, String>, 25 HashMap<&'static str, &'static str>);
-const NOT_CARRIED: &str = "a dyn Any holds a value of another type than those of wire.rs";
+/// Whether a value could not be sent; a panic's text does not tell, as it may be one that the program returned.
+static UNCARRIED: AtomicBool = AtomicBool::new(false);
 
 impl Get for Box<dyn Any> { fn get(from: &mut Reader) -> Result<Self, Wrong> {
     if from.tag()? != b'a' { return broken("a value that is no dyn Any where one is declared"); }

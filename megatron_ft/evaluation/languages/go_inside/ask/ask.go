@@ -27,6 +27,7 @@ var (
 	channel wire.Channel
 	report  *os.File
 	lines   []string
+	brought bool // the program has answered, so that a value of the tests may hold one of its own
 )
 
 // Run runs the tests in their order. Each line of their text serves for the reason when one fails.
@@ -55,11 +56,15 @@ func Run(text string, tests ...Test) {
 
 // Call calls the tested function; arguments and results are pointers to the declared parameters and results.
 func Call(name string, arguments []interface{}, results []interface{}) {
-	answered, err := channel.Receive, channel.Send(encoded(name, arguments))
-	if err != nil {
+	data := encoded(name, arguments)
+	if len(data) > wire.MessageBytes {
+		unsent(name, wire.NotCarried{Type: "of more bytes than a message may have", OfAnyType: true})
+	}
+	if channel.Send(data) != nil {
 		end("ended", "")
 	}
-	message, err := answered()
+	message, err := channel.Receive()
+	brought = true
 	if err == wire.ErrEnded {
 		end("ended", "")
 	} else if err == nil {
@@ -73,13 +78,23 @@ func Call(name string, arguments []interface{}, results []interface{}) {
 func encoded(name string, arguments []interface{}) (data []byte) {
 	defer func() {
 		if problem := recover(); problem != nil {
-			end("broken", fmt.Sprint("its tests call ", name, " with ", problem))
+			unsent(name, problem)
 		}
 	}()
 	for _, argument := range arguments {
 		data = wire.Encode(data, reflect.ValueOf(argument).Elem())
 	}
 	return data
+}
+
+// unsent reports arguments that cannot be sent. Their types are the tests' own fault; their size and depth are so only while
+// they hold nothing of the program, which decides what it returns and must not stop the evaluator with it.
+func unsent(name string, problem interface{}) {
+	kind := "broken"
+	if uncarried, is := problem.(wire.NotCarried); is && uncarried.OfAnyType && brought {
+		kind = "failed"
+	}
+	end(kind, fmt.Sprint("its tests call ", name, " with ", problem)+place())
 }
 
 // Panicked is what a test meets where the tested function panicked.

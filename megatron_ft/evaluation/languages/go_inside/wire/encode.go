@@ -22,10 +22,16 @@ var (
 )
 
 // NotCarried says why a value cannot travel; it is what Encode panics with.
-type NotCarried struct{ Type string }
+type NotCarried struct {
+	Type      string
+	OfAnyType bool // it is the value that cannot; Type says what is wrong with it
+}
 
 func (problem NotCarried) Error() string {
-	return "a value of type " + problem.Type + " is not carried"
+	if problem.OfAnyType {
+		return "a value " + problem.Type + ", which is not carried"
+	}
+	return "a value of type " + problem.Type + ", which is not carried"
 }
 
 // Encode appends a value; its static type is known to the reader. It panics with NotCarried for one that cannot travel.
@@ -33,7 +39,7 @@ func Encode(data []byte, value reflect.Value) []byte { return encode(data, value
 
 func encode(data []byte, value reflect.Value, depth int) []byte {
 	if depth > depthLimit {
-		panic(NotCarried{"that is nested too deep"})
+		panic(NotCarried{"that is nested too deep", true})
 	}
 	switch value.Kind() {
 	case reflect.Bool:
@@ -67,7 +73,7 @@ func encode(data []byte, value reflect.Value, depth int) []byte {
 	case reflect.Interface:
 		return encodeInterface(data, value, depth)
 	}
-	panic(NotCarried{value.Type().String()})
+	panic(NotCarried{value.Type().String(), false})
 }
 
 func flag(holds bool) byte {
