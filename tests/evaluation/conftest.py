@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from megatron_ft.evaluation import sandbox, verdict_cache
+from megatron_ft.evaluation import sandbox, toolchain_cache, verdict_cache
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
 
@@ -41,9 +44,16 @@ def boxes(request: pytest.FixtureRequest) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of its own, so that what is tested is built by what is tested."""
-    return tmp_path_factory.mktemp("cache")
+def built() -> Path:
+    """The cache of toolchains. Its keys are the texts that build them, so what is tested is built by what is tested."""
+    return toolchain_cache.root()
+
+
+@pytest.fixture(scope="session")
+def judges() -> Callable[[str], Language]:
+    """The judge of a language by its name: one for a session, so that the tests of a problem are built once."""
+    from tests.evaluation.judges import JUDGES  # which takes its boxes from here
+    return functools.cache(lambda name: JUDGES[name]())
 
 
 @pytest.fixture

@@ -134,8 +134,8 @@ class Cpp(Compiled):
     @cached_property
     def _inside(self) -> Path:
         """Our sources, and what is built of them once."""
-        texts = [path.read_text() for path in _sources()]
-        return cached_folder("cpp", [_version(), COMPILE, *map(str, _sources()), *texts], self._make)
+        texts = [path.read_text() for path in (Path(__file__), *_sources())]
+        return cached_folder("cpp", [_version(), *map(str, _sources()), *texts], self._make)
 
     def _make(self, folder: Path) -> None:
         made = {

@@ -133,9 +133,9 @@ class Rust(Compiled):
     @cached_property
     def _inside(self) -> Path:
         """Our crates and those that programs may use, built once."""
-        ours = [path.read_text() for path in sorted(SOURCES.iterdir()) if path.is_file()]
+        ours = [path.read_text() for path in (Path(__file__), *sorted(SOURCES.iterdir())) if path.is_file()]
         crates = [str(_sources_of(name)) for name in CRATES]
-        return cached_folder("rust", [_version(), COMPILE, *map(str, CRATES.values()), *crates, *ours], self._make)
+        return cached_folder("rust", [_version(), *crates, *ours], self._make)
 
     def _make(self, folder: Path) -> None:
         place = INSIDE if self.sandbox.tool != "none" else str(SOURCES)
