@@ -36,16 +36,18 @@ def main() -> int:
     warnings.filterwarnings("ignore", module=r"megatron\.core|torch")
 
     settings = config.read(arguments.config, arguments.overrides)
-    from megatron_ft.training import setup
+    from megatron_ft.training import attempt_record, setup
 
-    checked = setup.prepare(settings, process)
-    chosen = device.prepare(settings.runtime, process)
-    from megatron_ft.training import loop
+    with attempt_record.recorded(settings, process) as attempt:
+        checked = setup.prepare(settings, process)
+        chosen = device.prepare(settings.runtime, process)
+        from megatron_ft.training import loop
 
-    ending = Ending(signals, limit_s=60 * settings.run.max_minutes, age_s=process_age(), keeps_time=process.rank == 0)
-    guard = functools.partial(dead_rank.watch, address=process.address, silence_s=settings.runtime.dead_rank_seconds,
-                              timeout_s=60 * settings.runtime.timeout_minutes, folder=Path(settings.run.dir) / "errors")
-    end = loop.train(checked, chosen, ending=ending, guard=guard)
+        ending = Ending(signals, limit_s=60 * settings.run.max_minutes, age_s=process_age(), keeps_time=process.rank == 0)
+        guard = functools.partial(dead_rank.watch, address=process.address, silence_s=settings.runtime.dead_rank_seconds,
+                                  timeout_s=60 * settings.runtime.timeout_minutes, folder=Path(settings.run.dir) / "errors",
+                                  note=attempt.failed)
+        end = loop.train(checked, chosen, ending=ending, guard=guard)
     signals.stop_listening()
     return end.exit_code
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,10 +34,16 @@ STORE_KEY = "megatron_ft/hub"
 VERDICT_S = hub.ECHO_S + hub.CULPRIT_S + 10.0  # a rank that has failed waits this long to hear whether it was the first
 ECHO_TYPES = {"DistError", "DistBackendError", "DistNetworkError", "DistStoreError", "DistQueueEmptyError"}
 ECHO_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+Note = Callable[[str, int, int], None]
+
+
+def _nothing(error: str, exit_code: int, rank: int) -> None:
+    """A note that is not taken."""
 
 
 @contextlib.contextmanager
-def watch(place: Place, *, address: str, silence_s: float, timeout_s: float, folder: Path) -> Iterator[None]:
+def watch(place: Place, *, address: str, silence_s: float, timeout_s: float, folder: Path,
+          note: Note = _nothing) -> Iterator[None]:
     """Within it the end of one rank is the end of all: this process leaves by `os._exit`, also out of a collective.
 
     An exception is printed once, by the rank that had it first, with exit code 2 for what a user can cause and else 1;
@@ -48,11 +54,13 @@ def watch(place: Place, *, address: str, silence_s: float, timeout_s: float, fol
         address: of the machine of rank 0, as the others reach it.
         silence_s: a machine that does not answer for so long counts as dead; 0: nothing is watched.
         timeout_s: how long to wait for all ranks to enter.
+        note: is told how it ended before this process ends: the error in words, the exit code of the rank that had it, its
+            number.
     """
     if place.size == 1 or silence_s == 0:
         yield
         return
-    member = _join(place, address, silence_s=silence_s, timeout_s=timeout_s, folder=folder)
+    member = _join(place, address, silence_s=silence_s, timeout_s=timeout_s, folder=folder, note=note)
     try:
         yield
     except BaseException as error:  # noqa: BLE001 - whatever ends this rank ends the run
@@ -64,7 +72,7 @@ class Member:
     """This rank's connection to the hub, and the thread that waits for the hub's verdict."""
 
     def __init__(self, rank: int, *, first: tuple[str, int], silence_s: float, folder: Path,
-                 hub_thread: Hub | None = None) -> None:
+                 hub_thread: Hub | None = None, note: Note = _nothing) -> None:
         """
         Args:
             first: host and process id of rank 0.
@@ -74,7 +82,7 @@ class Member:
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._welcome, self._mine = threading.Event(), threading.Event()
         self._leaving = False
-        self._hint = ""
+        self._hint, self._note = "", note
 
     @property
     def who(self) -> str:
@@ -115,6 +123,7 @@ class Member:
         self._write(traceback.format_exc())
         hub.send(self._connection, {"failed": summary(error), "code": code, "echo": is_echo(error)})
         self._mine.wait(VERDICT_S)
+        self._note(summary(error), code, self._rank)
         text = f"error: {self.who}: {line or summary(error)}{self._hint}\n"
         self._say(text if line else text + traceback.format_exc())
         _record_for_torchrun(summary(error), traceback.format_exc())
@@ -147,6 +156,7 @@ class Member:
         if self._rank == 0:
             self._write(line)  # of a rank that was killed this is all that there is
         self._say(line)
+        self._note(f"{who} {what}{hint}", code, rank)
         _record_for_torchrun(line, line, delay_s=1)
         self._end(code if code == cli.EXIT_INTERRUPTED else cli.EXIT_FAILED)
 
@@ -175,7 +185,7 @@ class Member:
         os._exit(code)
 
 
-def _join(place: Place, address: str, *, silence_s: float, timeout_s: float, folder: Path) -> Member:
+def _join(place: Place, address: str, *, silence_s: float, timeout_s: float, folder: Path, note: Note) -> Member:
     thread = None
     if place.rank == 0:
         token = secrets.token_hex(16)
@@ -184,7 +194,8 @@ def _join(place: Place, address: str, *, silence_s: float, timeout_s: float, fol
         mine = socket.gethostname(), os.getpid()
         place.store.set(STORE_KEY, json.dumps([mine, _address_towards(address), thread.port, token]))
     first, address, port, token = json.loads(place.store.get(STORE_KEY))
-    member = Member(place.rank, first=tuple(first), silence_s=silence_s, folder=folder, hub_thread=thread)
+    member = Member(place.rank, first=tuple(first), silence_s=silence_s, folder=folder, hub_thread=thread,
+                    note=note)
     member.join(address, port, token, timeout_s=timeout_s)
     return member
 

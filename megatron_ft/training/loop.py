@@ -59,11 +59,13 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
             is_due = due(progress.step, config.checkpoint.every_steps, plan.steps)
             is_new = progress.step != saved.step or (end is not None and progress.step > 0 and progress != saved)
             if is_new and (is_due or end is not None or saver.overdue_since is not None):
+                metrics.phase("saving", progress.step)
                 save(setup, saver, chunks, adam, progress, due=is_due, last=end is not None)
                 metrics.event("checkpoint", progress.step)
                 saved, ending.save_s = progress, saver.longest_s
             if end is not None:
                 break
+            metrics.phase("training", progress.step)
             started = time.perf_counter()
             rate = learning_rate(progress.step, config.optim, steps=plan.steps, warmup_steps=plan.warmup_steps)
             optimizer.set_learning_rate(adam, rate, config.optim.weight_decay)
@@ -134,7 +136,8 @@ def validate(setup: Setup, chunks: list[DistributedDataParallel], place: Place, 
     """The losses over all held-out rows and over those of each tag; broken off, and not counted, where the run is to end."""
     by_tag = {}
     for tag, rows in setup.valid.items():
-        limited = itertools.islice(rows, setup.config.validation.max_steps or len(rows))
+        limited = metrics.in_phase("validating", progress.step,
+                                   itertools.islice(rows, setup.config.validation.max_steps or len(rows)))
         by_tag[tag] = step.validate(chunks, limited, weighting=setup.config.loss.weighting, place=place, ending=ending)
         if ending.agreed:
             return progress

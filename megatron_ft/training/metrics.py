@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import platform
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from megatron_ft import log
+from megatron_ft import cli, log
 from megatron_ft.config import Config
 from megatron_ft.families.architecture import Architecture
 from megatron_ft.runtime.checkpoint_layout import package_versions
@@ -19,6 +21,10 @@ from megatron_ft.runtime.groups import Place
 from megatron_ft.training import run_folder, throughput, trackers
 from megatron_ft.training.plan import Plan
 from megatron_ft.training.step import StepResult, Totals
+
+T = TypeVar("T")
+PULSE_S = 5.0
+"""Seconds between two signs of life: seldom enough for a shared file system, often enough for a person."""
 
 
 class Metrics:
@@ -33,6 +39,7 @@ class Metrics:
         self._interval = throughput.Interval()
         self._stands: dict[str, Any] = {"step": first_step}
         self._peak = throughput.peak_flops(config, place.device)
+        self._phase, self._pulse = "", 0.0
         self._is_writer = place.rank == 0
         if not self._is_writer:
             return
@@ -46,7 +53,8 @@ class Metrics:
         # A batch job's log has its lines from `step`; a bar in it would only repeat them.
         self._bar = log.progress(total=plan.steps, initial=first_step, unit="step", label="train",
                                  enabled=sys.stderr.isatty())
-        self.event("resume" if first_step else "start", first_step, plan=plan.lines(), versions=_versions(place))
+        self.event("resume" if first_step else "start", first_step, steps=plan.steps, plan=plan.lines(),
+                   versions=_versions(place))
 
     def step(self, number: int, result: StepResult, *, rate: float, seconds: float, data_seconds: float, epoch: float,
              skipped: int) -> None:
@@ -76,6 +84,19 @@ class Metrics:
         self._write({"step": number, "valid_loss": totals.loss, "valid_supervised_tokens": totals.supervised,
                      "valid": {tag: {"loss": part.loss, "supervised_tokens": part.supervised} for tag, part in by_tag.items()}})
 
+    def phase(self, name: str, number: int) -> None:
+        """Let now.json say what the run does after step `number`; written when that changes, and every few seconds."""
+        now = time.monotonic()
+        if self._is_writer and (name != self._phase or now - self._pulse >= PULSE_S):
+            self._phase, self._pulse = name, now
+            run_folder.write_now(self._dir, {"step": number, "phase": name})
+
+    def in_phase(self, name: str, number: int, items: Iterable[T]) -> Iterator[T]:
+        """The items as they are, with a sign of life before each."""
+        for item in items:
+            self.phase(name, number)
+            yield item
+
     def event(self, kind: str, number: int, **details: Any) -> None:
         """Take note of something that happened after step `number`, for the report."""
         if self._is_writer:
@@ -94,7 +115,7 @@ class Metrics:
         if not self._is_writer:
             return
         if kind is not None:
-            self.event("failed", self._stands["step"], error=f"{kind.__name__}: {error}")
+            self.event("failed", self._stands["step"], error=f"{kind.__name__}: {error}", exit_code=cli.outcome(error)[0])
         self._bar.close()
         for tracker in self._trackers:
             tracker.close()

@@ -13,6 +13,7 @@ from megatron_ft import cli
 METRICS, EVENTS, SPIKES = "metrics.jsonl", "events.jsonl", "spikes.jsonl"
 NOT_FINITE = "not finite"
 CONFIG = "config.toml"
+NOW = "now.json"
 
 METRICS_FIELDS = {
     "step": "optimizer steps done, those of before a resume included",
@@ -85,6 +86,25 @@ def keep(path: Path, *, up_to_step: float) -> list[dict[str, Any]]:
     if path.exists():
         cli.write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
+
+
+def write_now(folder: Path, line: dict[str, Any]) -> None:
+    """Replace what the run says of the moment (`metrics.Metrics.phase`), with the time; a reader sees it whole.
+
+    It is not synced to the disk: after a crash of the machine nobody asks for it.
+    """
+    partial = folder / f".{NOW}.partial"
+    partial.write_text(json.dumps({**line, "time": round(time.time(), 3)}), encoding="utf-8")
+    partial.replace(folder / NOW)
+
+
+def read_now(folder: Path) -> dict[str, Any]:
+    """What the run last said of the moment; {} where it has said nothing yet."""
+    try:
+        line = json.loads((folder / NOW).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return line if isinstance(line, dict) and {"step", "time"} <= line.keys() else {}
 
 
 def _finite(value: Any) -> Any:
