@@ -13,7 +13,7 @@ from typing import Any
 from megatron_ft import __version__
 from megatron_ft.config import fields
 from megatron_ft.runtime.checkpoint_files import readable
-from megatron_ft.training import run_folder
+from megatron_ft.training import run_folder, status_facts
 from megatron_ft.training.report_chart import Mark, Series, chart, short
 from megatron_ft.training.report_style import CSS, SCRIPT
 from megatron_ft.training.run_record import UNSET, RunRecord, defaults
@@ -87,15 +87,8 @@ def _marks(record: RunRecord) -> list[Mark]:
 
 
 def state(record: RunRecord) -> str:
-    """Whether it has ended, and how."""
-    last = record.events[-1] if record.events else {}
-    if last.get("event") == "end":
-        return f"{last.get('why', 'ended')} (exit code {last.get('exit_code', '?')})"
-    if last.get("event") == "failed":
-        return textwrap.shorten(f"failed: {last.get('error', '')}", 160, placeholder=" ...")
-    if record.heard is None:
-        return "nothing written yet"
-    return f"going on, or killed: it last wrote something {_ago(time.time() - record.heard)} ago"
+    """What it does, or how it ended, as `megatron_ft.status` says it."""
+    return textwrap.shorten(status_facts.of(record).sentence, 160, placeholder=" ...")
 
 
 def _glance(records: Sequence[RunRecord]) -> str:
@@ -224,15 +217,3 @@ def _loss(value: float | None) -> str:
 
 def _clock(seconds: float | None) -> str:
     return "-" if seconds is None else f"{datetime.datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
-
-
-def _ago(seconds: float) -> str:
-    """A time span for people.
-
-    >>> _ago(42), _ago(600), _ago(7200), _ago(200_000)
-    ('42 s', '10 min', '2.0 h', '2.3 days')
-    """
-    for unit, size, digits in (("days", 86400.0, 1), ("h", 3600.0, 1), ("min", 60.0, 0)):
-        if seconds >= 2 * size or (unit == "min" and seconds >= 60):
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds:.0f} s"
