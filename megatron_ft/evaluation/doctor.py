@@ -20,8 +20,8 @@ def command(argv: Sequence[str] | None = None) -> int:
     names = list(languages.LANGUAGES) if chosen == "all" else [name.strip() for name in chosen.split(",")]
     kinds = {name: languages.get(name) for name in names}
     box = sandbox.find()
-    log.get().info(f"sandbox: {box.tool}, as {'root' if box.as_root else 'an ordinary user'}; this machine takes "
-                   f"{calibration.slowness(cli.cores()):.1f} times the reference's time")
+    log.get().info(f"sandbox: {box.described()}; this machine takes {calibration.slowness(cli.cores()):.1f} times the "
+                   "reference's time")
     rows = []
     for name, kind in kinds.items():
         begun = time.monotonic()

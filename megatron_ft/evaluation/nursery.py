@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation.sandbox import Box, Sandbox, processes_allowed, resource_limits
+from megatron_ft.evaluation import seccomp
+from megatron_ft.evaluation.box import Box, processes_allowed, resource_limits
+from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.supervise import DEATH_S, Stream, drain
 
 READY_S = 60
@@ -66,6 +68,7 @@ class Nursery:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
                                             pass_fds=(theirs.fileno(),), cwd="/", start_new_session=True)
         setup = {"half": half, "uid": uid, "locked": sandbox.locked, "tmp_bytes": box.limits.file_bytes,
+                 "filter": seccomp.program(box_stands=True).hex() if sandbox.filtered else "",
                  "limits": resource_limits(box.limits, processes_allowed(box.limits, uid))}
         self._control.settimeout(READY_S)
         try:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
+from megatron_ft.evaluation.box import Box, Limits
+from megatron_ft.evaluation.sandbox import Sandbox
 
 TAIL_BYTES = 4000
 READ_BYTES = 2**16
@@ -99,7 +100,7 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
     with tempfile.TemporaryFile() as source:
         source.write(stdin)
         source.seek(0)
-        running = _start(sandbox.command(box, list(argv)), source, keep, stdout, box.limits)
+        running = _start(sandbox.command(box, argv, keep), source, keep, stdout, box.limits)
     try:
         yield running
     finally:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
+from megatron_ft.evaluation import sandbox
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
+from tests.evaluation import ordinary_user
 from tests.evaluation.problems import make_problem
 
 LEAVES = """
@@ -21,7 +21,7 @@ libc = ctypes.CDLL(None)
 def double(x):
     open("/tmp/left", "w").write("x")
     builtins.left = True
-    if libc.shmget(77, 4096, 0o1666) < 0: return "no shared memory"
+    if (libc.shmget(77, 4096, 0o1666) >= 0) is FILTERED: return "shared memory, or none"
     if os.fork() == 0:
         os.setsid()
         time.sleep(3600)
@@ -56,30 +56,28 @@ def double(x):
              "processes": resource.getrlimit(resource.RLIMIT_NPROC)[1] > 100}
     return x * 2 if not any(found.values()) else [key for key, value in found.items() if value] + kinds
 """
-AS_AN_ORDINARY_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 
 
 def verdicts(python: Python) -> list[str]:
     """What programs give that try to find each other's traces, and rights."""
+    leaves = f"FILTERED = {python.sandbox.filtered}\n{LEAVES}"
     judged = [python.judge(make_problem(test="assert double(2) == 4, double(2)"), "", program)
-              for program in (LEAVES, FINDS, RIGHTS, FINDS)]
+              for program in (leaves, FINDS, RIGHTS, FINDS)]
     return [verdict.reason or verdict.status for verdict in judged]
 
 
-def test_no_program_finds_traces_of_another_or_rights(boxes: Sandbox) -> None:
-    assert verdicts(Python(boxes, Limits(cpu_s=5, wall_s=60))) == ["passed"] * 4
+@pytest.mark.parametrize("filtered", [True, False])
+def test_no_program_finds_traces_of_another_or_rights(boxes: Sandbox, filtered: bool) -> None:
+    """Where the kernel has no filter, shared memory can be made, and must not be found."""
+    assert verdicts(Python(replace(boxes, filtered=filtered), Limits(cpu_s=5, wall_s=60))) == ["passed"] * 4
 
 
-@pytest.mark.parametrize("tool", ["bubblewrap", "unshare"])
+@pytest.mark.parametrize("tool", sandbox.TOOLS)
 def test_nor_does_it_where_the_evaluator_runs_as_an_ordinary_user(tool: str) -> None:
     script = ("from megatron_ft.evaluation import sandbox\nfrom megatron_ft.evaluation.languages.python import Python\n"
-              "from tests.evaluation.test_nursery import verdicts\nimport os\nassert os.getuid() == 1000\n"
+              "from tests.evaluation.test_nursery import verdicts\n"
               f"box = sandbox.find(tools=({tool!r},))\nassert not box.as_root\nprint(*verdicts(Python(box)))")
-    lower = AS_AN_ORDINARY_USER if os.geteuid() == 0 else ()
-    if os.geteuid() not in (0, 1000):
-        script = script.replace("assert os.getuid() == 1000", "")
-    done = subprocess.run([*lower, sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True,
-                          timeout=120, check=False)
+    done = ordinary_user.run(script)
     if done.returncode and "no sandbox works here" in done.stderr and os.environ.get("CI") != "true":
         pytest.skip(f"{tool} as an ordinary user: {done.stderr.splitlines()[-1]}")
     assert done.stdout.split() == ["passed"] * 4, done.stderr

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import sandbox
+from megatron_ft.evaluation.box import unprivileged_uid
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
+from tests.evaluation import ordinary_user
 from tests.evaluation.problems import make_problem
 
-ORDINARY = 12345
 LOOK = ("id -u; ls / | tr '\\n' ' '; echo; touch /usr/x /x 2>/dev/null && echo writable; "
         "unshare --user true 2>/dev/null && echo namespace; "
         "ls /sys /proc /root /home 2>/dev/null | wc -l; prlimit --nproc -o SOFT --noheadings")
@@ -26,9 +29,9 @@ def test_the_first_tool_that_works_is_taken(boxes: Sandbox) -> None:
 
 @pytest.mark.parametrize("tool", sandbox.TOOLS)
 def test_a_box_of_an_ordinary_user_holds_as_well(tool: str) -> None:
-    lower = [] if os.geteuid() else ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", "--"]
-    command = Sandbox(tool, as_root=False).command(Box(), ["/bin/sh", "-c", LOOK])
-    done = subprocess.run([*lower, *command], capture_output=True, text=True, timeout=60, check=False)
+    done = ordinary_user.run("import subprocess, sys\nfrom megatron_ft.evaluation.sandbox import Box, Sandbox\n"
+                             "command = Sandbox(sys.argv[1], as_root=False).command(Box(), ['/bin/sh', '-c', sys.argv[2]])\n"
+                             "subprocess.run(command, timeout=60, check=True)", arguments=[tool, LOOK])
     if done.returncode:
         give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         give_up(f"{tool} as an ordinary user: {done.stderr.strip()}")
@@ -50,12 +53,24 @@ def test_a_box_shows_what_it_is_given_and_no_more(boxes: Sandbox, tmp_path) -> N
 
 
 def test_every_box_of_root_has_a_user_id_of_its_own() -> None:
-    assert sandbox.unprivileged_uid(0) != sandbox.unprivileged_uid(1)
+    given = [unprivileged_uid() for _ in range(1000)]
+    assert len(set(given)) == len(given)
+
+
+def test_evaluators_that_do_not_see_each_other_give_other_user_ids() -> None:
+    """In two containers of a machine processes have the same numbers, so that no id may follow from them."""
+    script = "from megatron_ft.evaluation.box import unprivileged_uid\nprint(unprivileged_uid())"
+    alone = ["unshare", "--pid", "--fork", "--", sys.executable, "-c", script]
+    if os.geteuid():
+        pytest.skip("an ordinary user's boxes keep the user's id")
+    first, second = (int(subprocess.run(alone, cwd=ordinary_user.REPOSITORY, capture_output=True, text=True, check=True).stdout)
+                     for _ in range(2))
+    assert abs(first - second) > 1000
 
 
 def test_without_a_sandbox_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(EvaluationError, match="no sandbox works here.*Install bubblewrap.*no bwrap and no prlimit"):
+    with pytest.raises(EvaluationError, match="no sandbox works here.*install util-linux, and bubblewrap.*no bwrap and no"):
         sandbox.find()
 
 
@@ -76,7 +91,7 @@ def test_unsafe_runs_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_box_that_cannot_be_started_stops_the_run() -> None:
     class Gone(Sandbox):
-        def command(self, box: Box, argv: list[str]) -> list[str]:
+        def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = ()) -> list[str]:
             return ["/no/such/tool"]
 
     with pytest.raises(EvaluationError, match="a box could not be started.*no/such/tool"):
@@ -85,7 +100,7 @@ def test_a_box_that_cannot_be_started_stops_the_run() -> None:
 
 def test_boxes_that_do_not_come_up_stop_the_run() -> None:
     class Down(Sandbox):
-        def command(self, box: Box, argv: list[str]) -> list[str]:
+        def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = ()) -> list[str]:
             return ["/bin/sh", "-c", "echo no room; exit 1"]
 
     with pytest.raises(EvaluationError, match="did not come up in 3 attempts; they said: no room"):

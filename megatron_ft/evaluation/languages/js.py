@@ -14,10 +14,10 @@ from typing import ClassVar
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import alone, braces, case
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.box import SYSTEM, Box, Limits
 from megatron_ft.evaluation.brace_items import head_of
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
-from megatron_ft.evaluation.sandbox import SYSTEM, Box, Limits
 from megatron_ft.evaluation.verdict import Verdict
 
 INSIDE = "/box/inside"

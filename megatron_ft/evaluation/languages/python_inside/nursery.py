@@ -34,10 +34,11 @@ from . import program, public, tests
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
 NEW_USER = 0x10000000
 CLONE = {"x86_64": 56, "aarch64": 220}
-NO_NEW_PRIVS, BOUNDING_SET_DROP, AMBIENT, AMBIENT_CLEAR = 38, 24, 47, 4
+NO_NEW_PRIVS, BOUNDING_SET_DROP, AMBIENT, AMBIENT_CLEAR, SECCOMP, SECCOMP_FILTER = 38, 24, 47, 4, 22, 2
 NO_SUID, NO_DEV = 2, 4
 CAPABILITIES_V3 = 0x20080522
 CAPABILITIES = 41
+INSTRUCTION_BYTES = 8
 ORDER_BYTES, DESCRIPTORS = 2**16, 8
 LIMITS = {"cpu": resource.RLIMIT_CPU, "as": resource.RLIMIT_AS, "nproc": resource.RLIMIT_NPROC,
           "fsize": resource.RLIMIT_FSIZE, "nofile": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE}
@@ -60,8 +61,8 @@ def fork_into_namespaces() -> int:
     return require(pid)
 
 
-def give_up_rights(uid: int | None, locked: bool) -> None:
-    """Become a user without any right, who can get none back."""
+def give_up_rights(uid: int | None, locked: bool, filter: str) -> None:
+    """Become a user without any right, who can get none back, and is refused the system calls of a filter in digits."""
     require(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0))
     drop_capabilities(keep_effective=True)
     if uid is not None:
@@ -71,6 +72,10 @@ def give_up_rights(uid: int | None, locked: bool) -> None:
     if locked:
         require(libc.unshare(NEW_USER))  # maps nobody, so that no further namespace can be made in it
     drop_capabilities()  # a new user namespace gives all of them, in itself
+    if filter:
+        code = ctypes.create_string_buffer(bytes.fromhex(filter), len(filter) // 2)
+        program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // INSTRUCTION_BYTES, ctypes.addressof(code)))
+        require(libc.prctl(SECCOMP, SECCOMP_FILTER, program, 0, 0))
 
 
 def drop_capabilities(*, keep_effective: bool = False) -> None:
@@ -98,7 +103,7 @@ def become(setup: dict, descriptors: list[int]) -> None:
     for name, (soft, hard) in setup["limits"].items():
         resource.setrlimit(LIMITS[name], (soft, hard))
     if setup["half"] != "tests":
-        give_up_rights(setup["uid"], setup["locked"])
+        give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     os.chdir("/tmp")
     sys.argv[1:] = map(str, pipes)
     {"program": program, "tests": tests, "public": public}[setup["half"]].main()
@@ -142,7 +147,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.loads(control.recv(ORDER_BYTES))
     if setup["half"] == "tests":
-        give_up_rights(setup["uid"], setup["locked"])
+        give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
     control.send(b"ready")
