@@ -22,15 +22,15 @@ COMPLETIONS = {
     "the body and a fence": ("\n    return x * 2\n```\nThis doubles.", BASE + BODY),
     "empty lines in the body": ("\n    y = x\n\n    return y * 2\n\n", BASE + "    y = x\n\n    return y * 2\n"),
     "nothing": ("", BASE),
-    "the function anew": ("\ndef double(x):\n    return x * 2\n", HEAD + "\ndef double(x):\n    return x * 2\n"),
+    "the function anew": ("\ndef double(x):\n    return x * 2\n", HEAD + "def double(x):\n    return x * 2\n"),
     "the function anew and a call": (
-        "\ndef double(x):\n    return x * 2\n\ndouble(2)\n", HEAD + "\ndef double(x):\n    return x * 2\n"),
+        "\ndef double(x):\n    return x * 2\n\ndouble(2)\n", HEAD + "def double(x):\n    return x * 2\n"),
     "a fenced answer": (
         "\nHere it is:\n```python\nimport re\n\ndef double(x):\n    return x * 2\n```\nIt doubles.",
         HEAD + "import re\n\ndef double(x):\n    return x * 2\n"),
     "words before the function": (
         "\nSure, this is it.\n\nN = 2\ndef double(x):\n    return x * N\n\nThat was it.",
-        HEAD + "\nN = 2\ndef double(x):\n    return x * N\n"),
+        HEAD + "N = 2\ndef double(x):\n    return x * N\n"),
     "two fenced blocks": (
         "\nFirst:\n```\nx = 1\n```\nthen\n```py\ndef double(x):\n    return x * 2\n```",
         HEAD + "def double(x):\n    return x * 2\n"),
@@ -62,8 +62,16 @@ def test_generation_never_stops_inside_a_body(solution: str) -> None:
 
 @pytest.mark.parametrize(("completion", "complete"), [
     ("\n    return x", False), ("\n    return x\n", False), ("\n    return x\n\n", False),
-    ("\n    a = 1\n    ", False), ("\n    a = 1\n\n\n  \t", False), ("\n    return x\n\nd", True), ("", False), ("\n", False),
-    ("\ndef double(x):\n    return x\n\nd", False), (" return x\nprint", True),
+    ("\n    a = 1\n    ", False), ("\n    a = 1\n\n\n  \t", False), ("\n    return x\n\nd", False), ("", False), ("\n", False),
+    ("\ndef double(x):\n    return x\n\nd", False), (" return x\nprint", False),
+    (" return x\nprint(", True), ("\n    return x\n\ndef triple", False), ("\n    return x\n\ndef triple(", True),
+    ("\n    return by(x)\n\ndef by(x):\n    return x", False), ("\n    return by(x)\n\ndef by(x):\n    return x\n\n#", False),
+    ("\n    return by(x)\n\ndef by(x):\n    return x\n\nassert by(", True), ("\n    return x\n```", True),
+    ("\n    return x\n\nThis gives", True), ("\n    return x\n\nResult =", False), ("\n    return x\n\nresult = 1", True),
+    ("\n    x = '''\nabc", False), ("\n```python\ndef double(x):\n    return x\n```", True),
+    ("\nThe original:\n```python\ndef double(x):\n    return x\n```", False),
+    ("\n```python\ndef double(x):\n    return by(x)\n```", False), ("\n```python\ndef double(x):\n    return x\n``", False),
+    ("<think>\n```\ndef double(x):\n    return x\n```\n", False),
 ])
 def test_generation_may_stop_when_the_body_is_over(completion: str, complete: bool) -> None:
     assert Python.is_complete(completion, "double") is complete

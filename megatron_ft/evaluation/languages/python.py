@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import alone, case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.case import Side
+from megatron_ft.evaluation.languages import python_answers
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.nursery import Nursery
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
@@ -32,9 +32,6 @@ CARRIED_PACKAGES = ("numpy", "numpy.libs")
 SCRIPTS = Path(__file__).parent / "python_inside"
 PROGRAM_BYTES = 2**20
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-FENCE = re.compile(r"```[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
-DEFINITION = re.compile(r"(?:async\s+)?def\s|class\s")
-TOP_LEVEL = re.compile(r"(?:async\s+)?def\s|class\s|import\s|from\s+\S+\s+import\b|[@#)\]}]|\w+\s*(?::[^=]*)?=(?!=)")
 SELF_CHECK = Problem("self-check", "def f(x):\n", "def f(x):\n", "", "", "", "", "f", "", "", "",
                      "def check(f):\n    assert f(2) == [4]\ncheck(f)", "")
 
@@ -52,24 +49,13 @@ class Python(Language):
 
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
-        """The program of a completion: `base` with its body, or the function that the model wrote anew.
-
-        A completion whose first line with text is indented goes on with `base` and ends before the first line that is
-        not indented. One that begins at the margin and defines the entry point (in the first fenced block that does,
-        if there are any) is an answer of its own: it follows the imports and helpers of `base`, and ends before the
-        first line at the margin that is neither import, definition, decorator, assignment nor comment.
-        """
-        anew = _written_anew(completion, problem.entry_point)
-        if anew is None:
-            return base.rstrip() + _body(completion)
-        return _before_entry(base, problem.entry_point) + _top_level(anew)
+        """The program of a completion; see `python_answers`."""
+        return python_answers.assemble(base, completion, problem.entry_point, quoted=problem.buggy_solution)
 
     @staticmethod
     def is_complete(completion: str, entry_point: str) -> bool:
-        """Whether the body has ended; an answer written anew is left to end by itself."""
-        first = next((line for line in completion.splitlines() if line.strip()), "")
-        # White space at the end is the beginning of a line that is still being written.
-        return first[:1].isspace() and len(_body(completion).rstrip()) < len(completion.rstrip())
+        """Whether the body has ended, or the fence behind an answer written anew; see `python_answers`."""
+        return python_answers.is_complete(completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right, a wrong and a numpy program; versions of what ran them."""
@@ -85,7 +71,7 @@ class Python(Language):
 
         def tests(token: str) -> Side:
             job = {"test": problem.test, "entry_point": problem.entry_point, "token": token,
-                   "context": _before_entry(base, problem.entry_point)}
+                   "context": python_answers.before_entry(base, problem.entry_point)}
             return self._side("tests", json.dumps(job).encode())
 
         return case.judge(self.sandbox, problem.task_id, lambda: self._side("program", source), tests)
@@ -148,48 +134,3 @@ def _loaded_libraries() -> list[str]:
                           check=False)
     paths = {line.split(None, 5)[5] for line in done.stdout.splitlines() if len(line.split(None, 5)) == 6}
     return sorted(path for path in paths if ".so" in path and not path.startswith(("/usr/", "/lib")))
-
-
-def _body(completion: str) -> str:
-    """A completion up to the first line at the margin; its first line still belongs to the line it goes on with."""
-    first, *lines = completion.split("\n")
-    kept = [first]
-    for line in lines:
-        if line.strip() and not line[0].isspace():
-            break
-        kept.append(line)
-    return "\n".join(kept).rstrip() + "\n"
-
-
-def _defines(text: str, entry_point: str) -> bool:
-    return re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", text, re.MULTILINE) is not None
-
-
-def _written_anew(completion: str, entry_point: str) -> str | None:
-    """The part of a completion that defines the entry point by itself; None if it goes on with what was begun."""
-    first = next((line for line in completion.splitlines() if line.strip()), "")
-    if first[:1].isspace():
-        return None
-    blocks = [block for block in FENCE.findall(completion) if _defines(block, entry_point)]
-    if blocks:
-        return blocks[0]
-    return completion if _defines(completion, entry_point) else None
-
-
-def _before_entry(base: str, entry_point: str) -> str:
-    """The imports and helpers that stand before the entry point in the problem's own text."""
-    found = list(re.finditer(rf"^(?:async )?def {re.escape(entry_point)}\b", base, re.MULTILINE))
-    return base[: found[-1].start()] if found else ""
-
-
-def _top_level(text: str) -> str:
-    """A text up to the first line at the margin that defines nothing; words before the first code are left out."""
-    kept: list[str] = []
-    for line in text.split("\n"):
-        if line.strip() and not line[0].isspace() and not TOP_LEVEL.match(line):
-            if any(DEFINITION.match(known) for known in kept):
-                break
-            kept.clear()
-        else:
-            kept.append(line)
-    return "\n".join(kept).rstrip() + "\n"
