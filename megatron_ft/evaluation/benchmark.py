@@ -1,48 +1,27 @@
-"""Reads a benchmark: HumanEvalPack's JSONL, one problem a line, every field checked before a model is loaded."""
+"""Reads a benchmark: every field of every row is checked before a model is loaded."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_ft import log
 from megatron_ft.errors import DataError
+from megatron_ft.evaluation import benchmark_formats, benchmark_rows
+from megatron_ft.evaluation.problem import KINDS, LANGUAGES, PACK, Kind, Problem
 
-LANGUAGES = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "CPP", "rust": "Rust"}
-"""Name of a file of HumanEvalPack -> how its task ids begin."""
 LAYOUTS = ("{}.jsonl", "data/{}/data/humanevalpack.jsonl")
-"""Where a language is in a folder: files side by side, or as in the repository on the hub."""
+"""Where a language of HumanEvalPack is in a folder: files side by side, or as in the repository on the hub."""
+ON_THE_HUB = {"openai/openai_humaneval": "openai_humaneval/test-*.parquet",
+              "google-research-datasets/mbpp": "full/test-*.parquet",
+              "evalplus/humanevalplus": "data/test-*.parquet", "evalplus/mbppplus": "data/test-*.parquet"}
+"""Other benchmarks that the hub has, and the one file of each."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-MAY_BE_EMPTY = ("docstring", "example_test", "bug_type", "failure_symptoms", "instruction", "signature", "import", "test_setup")
-FIELDS = {"imports": "import"}  # a keyword of Python
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem, with HumanEvalPack's names for its fields."""
-
-    task_id: str
-    prompt: str
-    """Declaration and docstring: how an answer to `synthesize` begins."""
-    declaration: str
-    """The same without the docstring: how an answer to `fixtests` begins."""
-    canonical_solution: str
-    buggy_solution: str
-    bug_type: str
-    failure_symptoms: str
-    entry_point: str
-    signature: str
-    docstring: str
-    instruction: str
-    test: str
-    example_test: str
-    imports: str = ""
-    """What Go's solution imports; `import` in the file."""
-    test_setup: str = ""
-    """How Go's test file begins: its package and its imports."""
+MBPP_TEST = range(11, 511)
+"""MBPP's test split; 1 to 10 are examples for prompts, what comes after it is for training."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +31,13 @@ class Benchmark:
     path: Path
     sha256: str
     problems: tuple[Problem, ...]
+    note: str = ""
+    """What of the file these are, if not all of it."""
+
+    @property
+    def kind(self) -> Kind:
+        """Which benchmark it is."""
+        return KINDS[self.problems[0].kind]
 
 
 def find(source: str, languages: Sequence[str]) -> dict[str, Benchmark]:
@@ -71,18 +57,33 @@ def find(source: str, languages: Sequence[str]) -> dict[str, Benchmark]:
         found = {languages[0]: read(place)}
     for name, benchmark in found.items():
         _require_language(benchmark, name)
+        if benchmark.note:
+            log.get().info(f"{benchmark.path}: {benchmark.note}")
     return found
+
+
+def kind_of(found: Mapping[str, Benchmark]) -> Kind:
+    """Which benchmark it is."""
+    return next(iter(found.values())).kind
 
 
 def _fetched(source: str, languages: Sequence[str]) -> Path:
     import huggingface_hub
 
-    patterns = [layout.format(name) for name in languages for layout in LAYOUTS]
+    pattern = ON_THE_HUB.get(source)
+    patterns = [pattern] if pattern else [layout.format(name) for name in languages for layout in LAYOUTS]
     try:
-        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
+        folder = Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
     except Exception as error:  # huggingface_hub raises what its parts raise: OSError, ValueError, its own
         raise DataError(f"--benchmark: there is no file or folder {source}, and as a data set of the hub it cannot be fetched: "
                         f"{type(error).__name__}: {error}; copy it here and name its folder") from error
+    if not pattern:
+        return folder
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        raise DataError(f"--benchmark: {source} on the hub has {len(files)} files {pattern}, not one; copy the file of its "
+                        "test split here and name it")
+    return files[0]
 
 
 def _file(folder: Path, language: str) -> Path:
@@ -94,32 +95,47 @@ def _file(folder: Path, language: str) -> Path:
 
 
 def _require_language(benchmark: Benchmark, language: str) -> None:
-    """Raise DataError when a file's task ids are those of another language."""
+    """Raise DataError when a file's problems are in another language."""
     first = benchmark.problems[0].task_id
     prefix = first.partition("/")[0]
     if prefix in LANGUAGES.values() and prefix != LANGUAGES[language]:
         raise DataError(f"{benchmark.path}: holds {prefix} problems ({first}), but --language is {language}")
+    if benchmark.kind.name != PACK and language != "python":
+        raise DataError(f"{benchmark.path}: holds {benchmark.kind.title}, whose problems are in python, but --language is "
+                        f"{language}")
 
 
 def read(path: str | Path) -> Benchmark:
-    """The benchmark in a JSONL file; DataError names the line and the field of the first fault."""
+    """The benchmark in a file; DataError names the line and the field of the first fault."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"--benchmark: there is no file {path}; give a JSONL file with HumanEvalPack's fields")
+        raise DataError(f"--benchmark: there is no file {path}; give a file of HumanEvalPack, HumanEval, MBPP or EvalPlus")
     data = path.read_bytes()
     problems: dict[str, Problem] = {}
-    lines_of: dict[str, int] = {}
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        problem = _problem(line, f"{path}:{number}")
+    places: dict[str, str] = {}
+    form = None
+    for place, row in benchmark_rows.rows(path, data):
+        form = form or benchmark_formats.recognized(row, place)
+        problem = benchmark_formats.problem(form, row, place)
         if problem.task_id in problems:
-            raise DataError(f"{path}:{number}: 'task_id' {problem.task_id} is also on line "
-                            f"{lines_of[problem.task_id]}; each problem has its own")
-        problems[problem.task_id], lines_of[problem.task_id] = problem, number
+            there = places[problem.task_id].removeprefix(f"{path}:").strip()
+            raise DataError(f"{place}: 'task_id' {problem.task_id} is also on line {there}; each problem has its own")
+        problems[problem.task_id], places[problem.task_id] = problem, place
     if not problems:
         raise DataError(f"{path}: holds no problem; one JSON object per line is expected")
-    return Benchmark(path, hashlib.sha256(data).hexdigest(), tuple(problems.values()))
+    chosen, note = _test_split(tuple(problems.values()))
+    return Benchmark(path, hashlib.sha256(data).hexdigest(), chosen, note)
+
+
+def _test_split(problems: tuple[Problem, ...]) -> tuple[tuple[Problem, ...], str]:
+    """What public harnesses ask of MBPP: the tasks 11 to 510, where a file has them beside others."""
+    if problems[0].kind != "mbpp":
+        return problems, ""
+    tests = {f"Mbpp/{number}" for number in MBPP_TEST}
+    chosen = tuple(problem for problem in problems if problem.task_id in tests)
+    if not chosen or len(chosen) == len(problems):
+        return problems, ""
+    return chosen, f"the test split, {len(chosen)} of {len(problems)} tasks (those from {MBPP_TEST[0]} to {MBPP_TEST[-1]})"
 
 
 def select(benchmark: Benchmark, *, problems: str = "", limit: int | None = None) -> tuple[Problem, ...]:
@@ -131,28 +147,6 @@ def select(benchmark: Benchmark, *, problems: str = "", limit: int | None = None
         unknown = [name for name in names if name not in known]
         if unknown:
             raise DataError(f"--problems: {benchmark.path} has no {', '.join(unknown)}; its ids run from "
-                            f"{chosen[0].task_id} to {chosen[-1].task_id}")
+                            f"{chosen[0].task_id} to {chosen[-1].task_id}{f' ({benchmark.note})' if benchmark.note else ''}")
         chosen = tuple(known[name] for name in dict.fromkeys(names))
     return chosen[:limit]
-
-
-def _problem(line: bytes, place: str) -> Problem:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: a JSON {type(row).__name__}, not an object with HumanEvalPack's fields")
-    names = {FIELDS.get(field.name, field.name): field for field in fields(Problem)}
-    given = {}
-    for name, field in names.items():
-        if name not in row:
-            if field.default is not MISSING:
-                continue
-            raise DataError(f"{place}: field '{name}' is missing; HumanEvalPack's are {', '.join(names)}")
-        if not isinstance(row[name], str):
-            raise DataError(f"{place}: field '{name}' is a {type(row[name]).__name__}, not a string")
-        if not row[name].strip() and name not in MAY_BE_EMPTY:
-            raise DataError(f"{place}: field '{name}' is empty")
-        given[field.name] = row[name]
-    return Problem(**given)

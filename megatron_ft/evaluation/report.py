@@ -16,6 +16,7 @@ from megatron_ft.evaluation import benchmark as benchmarks
 from megatron_ft.evaluation import harness_files, page, statistics, tables
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.passk import shown
+from megatron_ft.evaluation.problem import PACK
 from megatron_ft.evaluation.run_folder import SUMMARY, FinishedRun, Key
 from megatron_ft.evaluation.verdict import STATUSES
 
@@ -63,8 +64,9 @@ def write_json(path: Path, value: object) -> None:
 def show(summary: Mapping) -> None:
     """Print pass@k and the verdicts."""
     ks = sorted({k for row in summary["scores"] for k in shown(len(row["pass@k"]))})
-    columns = ["language", "scenario", "problems", "samples", *(f"pass@{k}" for k in ks), "95% of pass@1", *STATUSES]
-    rows = [[row["language"], row["scenario"], row["problems"], row["samples"],
+    asked = "scenario" if tables.kind_of(summary).name == PACK else "benchmark"
+    columns = ["language", asked, "problems", "samples", *(f"pass@{k}" for k in ks), "95% of pass@1", *STATUSES]
+    rows = [[row["language"], tables.row_title(summary, row["scenario"]), row["problems"], row["samples"],
              *(f"{row['pass@k'][str(k)]:.4f}" if str(k) in row["pass@k"] else "" for k in ks),
              tables.interval(row["interval"]["1"]), *row["verdicts"].values()] for row in summary["scores"]]
     shard = f", shard {summary['settings']['shard']}" if summary["settings"]["shard"] else ""

@@ -12,6 +12,7 @@ from megatron_ft.data.templates import Template
 from megatron_ft.evaluation import benchmark as benchmarks
 from megatron_ft.evaluation import (
     calibration,
+    fitting,
     harness_files,
     judging,
     languages,
@@ -27,6 +28,7 @@ from megatron_ft.evaluation.benchmark import Benchmark, Problem
 from megatron_ft.evaluation.execution import Attempt, Executed, execute
 from megatron_ft.evaluation.harness_files import Given
 from megatron_ft.evaluation.judging import Judge
+from megatron_ft.evaluation.problem import Kind
 from megatron_ft.evaluation.run_folder import Key, RunFolder
 from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.scenarios import DESCRIBED
@@ -48,6 +50,7 @@ def evaluate(settings: Settings) -> dict:
     """
     output = cli.require_absent(settings.output, option="--output")
     found = benchmarks.find(settings.benchmark, settings.languages)
+    settings = fitting.fitted(settings, kind := benchmarks.kind_of(found))
     chosen = {language: benchmarks.select(benchmark, problems=settings.problems, limit=settings.limit or None)
               for language, benchmark in found.items()}
     given = harness_files.read(settings, found, chosen) if settings.generations else None
@@ -58,7 +61,7 @@ def evaluate(settings: Settings) -> dict:
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")
     slowness = 1.0 if settings.timeout_s else calibration.slowness(workers_of(settings))
-    judges = {name: judge_of(settings, name, box, slowness) for name in settings.languages}
+    judges = {name: judge_of(settings, name, box, slowness, kind) for name in settings.languages}
     toolchains = {name: judge.language.check() for name, judge in judges.items()}
     run = identity(settings, found, chosen, given)
     with RunFolder(output, run) as folder:
@@ -92,7 +95,8 @@ def tasks_of(settings: Settings, chosen: Mapping[str, Sequence[Problem]]) -> lis
 
 def described(found: Mapping[str, Benchmark]) -> dict[str, dict]:
     """The benchmark's files, for the summary."""
-    return {name: {"path": str(benchmark.path), "sha256": benchmark.sha256, "problems": len(benchmark.problems)}
+    return {name: {"path": str(benchmark.path), "sha256": benchmark.sha256, "problems": len(benchmark.problems),
+                   "kind": benchmark.kind.name, "note": benchmark.note}
             for name, benchmark in found.items()}
 
 
@@ -125,12 +129,12 @@ def workers_of(settings: Settings) -> int:
     return settings.workers or cli.cores()
 
 
-def judge_of(settings: Settings, name: str, box: Sandbox, slowness: float) -> Judge:
-    """The rules of a language under the run's limits: a slow machine's programs get more time."""
-    kind = languages.get(name)
-    cpu_s = settings.timeout_s or kind.default_limits.cpu_s * slowness
-    limits = replace(kind.default_limits, cpu_s=cpu_s, wall_s=CLOCK_FACTOR * cpu_s)
-    return judging.MODES[settings.mode](kind(box, limits), settings.prompt_style)
+def judge_of(settings: Settings, name: str, box: Sandbox, slowness: float, kind: Kind) -> Judge:
+    """The rules of a language under the run's limits: a slow machine's programs get more time, and those with many tests."""
+    language = languages.get(name)
+    cpu_s = settings.timeout_s or max(language.default_limits.cpu_s, kind.cpu_s) * slowness
+    limits = replace(language.default_limits, cpu_s=cpu_s, wall_s=CLOCK_FACTOR * cpu_s)
+    return judging.MODES[settings.mode](language(box, limits), settings.prompt_style)
 
 
 def identity(settings: Settings, found: Mapping[str, Benchmark], chosen: Mapping[str, Sequence[Problem]],
@@ -155,7 +159,7 @@ def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str,
     def keep(attempt: Attempt, verdict: Verdict) -> None:
         key = attempt.task.problem.task_id, attempt.task.scenario, attempt.sample
         folder.add_result({"task_id": key[0], "scenario": key[1], "language": attempt.task.language, "sample": key[2],
-                           **asdict(verdict), "program_sha256": shas[key]})
+                           **verdict.row(), "program_sha256": shas[key]})
 
     missing = [attempt for attempt, (key, sha) in zip(attempts, shas.items(), strict=True)
                if folder.results.get(key, {}).get("program_sha256") != sha]

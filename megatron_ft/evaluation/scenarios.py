@@ -1,4 +1,4 @@
-"""What a model is asked in each scenario of HumanEvalPack, and how its answer begins."""
+"""What a model is asked in each scenario, and how its answer begins; all benchmarks but HumanEvalPack have one scenario."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import re
 from dataclasses import dataclass
 
 from megatron_ft.errors import ConfigError
-from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.problem import PACK, Problem
 
 SCENARIOS = ("synthesize", "fixtests", "fixdocs", "explaindescribe", "explainsynthesize")
 ABOUT = {"synthesize": "a function from its docstring", "fixtests": "the repair of a function, given its tests",
          "fixdocs": "the repair of a function, given its docstring", "explaindescribe": "a description of a function",
          "explainsynthesize": "a function from the model's own description of it"}
 DESCRIBED = "explaindescribe"
+ONLY = "synthesize"
+"""The scenario of benchmarks that have no others."""
+BASE = "base"
+"""Not asked by itself: what answers to ONLY score by EvalPlus' base tests alone."""
+ROWS = (BASE, *SCENARIOS)
+"""Of tables."""
 TITLES = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "C++", "rust": "Rust"}
 LONG_LINE = 20  # characters of a solution's line that a description may not quote
 COMMENT = {"go": re.compile(r"^[ \t]*//.*\n", re.MULTILINE), "cpp": re.compile(r"/\*.*?\*/[ \t]*\n?", re.DOTALL)}
@@ -30,6 +36,8 @@ class Task:
     """How the answer begins, which the model goes on with."""
     description: str = ""
     """What the model itself wrote about the solution; of explainsynthesize."""
+    public: bool = False
+    """Asked as the public harness of a benchmark with one scenario asks it."""
 
     @property
     def key(self) -> str:
@@ -42,7 +50,7 @@ def task(problem: Problem, scenario: str, language: str, *, mode: str = "fixed",
     if scenario not in SCENARIOS:
         raise ConfigError(f"--scenario: '{scenario}' is unknown; use one of {', '.join(SCENARIOS)}")
     if scenario in ("synthesize", "fixdocs"):
-        return Task(problem, scenario, language, problem.prompt)
+        return Task(problem, scenario, language, problem.prompt, public=mode == "compat" and problem.kind != PACK)
     declaration = declared(problem, language) if mode == "fixed" else problem.declaration
     if language == "rust":
         declaration = f"fn main(){{}}\n{declaration}"

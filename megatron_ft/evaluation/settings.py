@@ -27,10 +27,12 @@ class Settings:
     """One evaluation: a model (or the benchmark's own solutions) on one benchmark, in scenarios and languages."""
 
     benchmark: str = option("HumanEvalPack: a JSONL file of one language, a folder with python.jsonl, js.jsonl ..., or its id "
-                            "on the hub")
+                            "on the hub; or a file of HumanEval, MBPP, HumanEval+ or MBPP+ (JSON lines, .gz too, or Parquet), "
+                            "or the hub's id of it")
     output: str = option("folder to make for samples.jsonl, results.jsonl and summary.json")
     scenario: str = option("what is asked, separated by commas, or all: "
-                           + "; ".join(f"{name} ({about})" for name, about in ABOUT.items()))
+                           + "; ".join(f"{name} ({about})" for name, about in ABOUT.items())
+                           + "; left out, synthesize of a benchmark that has no other", default="")
     language: str = option(f"languages of the programs, separated by commas, or all: {', '.join(LANGUAGES)}",
                            default="python")
     mode: str = option("fixed repairs the known faults of the public harness; compat has its rules and verdicts, for numbers "
@@ -46,8 +48,8 @@ class Settings:
     batch_size: int = option("samples generated at a time, at most", default=64, kind=int)
     batch_tokens: int = option("positions that they may come to need together: prompts and --max-new-tokens", default=65536,
                                kind=int)
-    prompt_style: str = option("wording of the prompt, the template of the training data", default="octocoder",
-                               choices=STYLES)
+    prompt_style: str = option("wording of the prompt, the template of the training data; left out, octocoder, but in compat "
+                               "mode continue for HumanEval, MBPP and their + versions", default="", choices=STYLES)
     seed: int = option("seed of the samples; each one derives its own from it", default=0, kind=int)
     device: str = option("where the model computes", default="auto", choices=DEVICES)
     dtype: str = option("in what it computes; auto: bfloat16 on CUDA, float32 on the CPU", default="auto",
@@ -77,9 +79,10 @@ class Settings:
                               "with; use a temperature of 0 or more and a top-p above 0 and up to 1")
         if self.timeout_s < 0:
             raise ConfigError(f"--timeout-s: {self.timeout_s:g} leaves a program no time; use more, or 0 for the usual")
-        _chosen("scenario", self.scenario, SCENARIOS)
+        if self.scenario:
+            _chosen("scenario", self.scenario, SCENARIOS)
         _chosen("language", self.language, tuple(LANGUAGES))
-        if self.scenarios == (DESCRIBED,) and not self.model:
+        if self.scenario == DESCRIBED and not self.model:
             raise ConfigError(f"--scenario: {DESCRIBED} alone gives no program to score; use {', '.join(SCENARIOS[:3])} or "
                               "explainsynthesize")
         Shard.parse(self.shard)

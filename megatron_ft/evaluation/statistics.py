@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_ft.evaluation.passk import curves
+from megatron_ft.evaluation.scenarios import BASE
 from megatron_ft.evaluation.verdict import STATUSES
 
 CONFIDENCE = 0.95
@@ -82,9 +83,11 @@ def counts(rows: Iterable[Mapping]) -> dict[str, tuple[int, int]]:
 
 
 def by_task(results: Iterable[Mapping]) -> dict[tuple[str, str], list[Mapping]]:
-    """(language, scenario) -> its results, all in their order."""
+    """(language, scenario) -> its results, all in their order; what has base tests is also a result by these alone."""
     found: dict[tuple[str, str], list[Mapping]] = defaultdict(list)
     for row in results:
+        if row.get("base"):
+            found[row["language"], BASE].append({**row, "scenario": BASE, "status": row["base"]})
         found[row["language"], row["scenario"]].append(row)
     return dict(found)
 
@@ -100,6 +103,9 @@ def scores(results: Iterable[Mapping], bug_types: Mapping[str, Mapping[str, str]
         types: dict[str, list[Mapping]] = defaultdict(list)
         for row in rows:
             types[bug_types.get(language, {}).get(row["task_id"]) or UNKNOWN_BUG].append(row)
+        known = bug_types.get(language, {}).values()
+        if known and not any(known):
+            types.clear()  # a benchmark without bugs
         found.append({"language": language, "scenario": scenario, **score(rows),
                       "bug_types": {name: score(types[name]) for name in sorted(types)}})
     return found

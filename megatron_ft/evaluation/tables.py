@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from megatron_ft.evaluation.benchmark import LANGUAGES
 from megatron_ft.evaluation.passk import shown
-from megatron_ft.evaluation.scenarios import SCENARIOS, TITLES
+from megatron_ft.evaluation.problem import KINDS, LANGUAGES, PACK, Kind
+from megatron_ft.evaluation.scenarios import BASE, ROWS, TITLES
 
 
 def markdown(summary: Mapping) -> str:
@@ -14,10 +14,10 @@ def markdown(summary: Mapping) -> str:
     settings = summary["settings"]
     who = settings["model"] or settings["generations"] or f"{settings['solutions']} solutions"
     shard = f", shard {settings['shard']} only" if settings["shard"] else ""
-    parts = [f"# {text(who)}: HumanEvalPack, {settings['mode']} mode{shard}\n", f"{how(settings)}\n",
+    parts = [f"# {text(who)}: {about(summary)}, {settings['mode']} mode{shard}\n", f"{how(settings)}\n",
              "pass@1 in %, with its 95% interval (bootstrap over problems):\n", overview(summary)]
     for row in summary["scores"]:
-        parts += [f"\n## {row['scenario']}, {TITLES[row['language']]}\n",
+        parts += [f"\n## {row_title(summary, row['scenario'])}, {TITLES[row['language']]}\n",
                   f"{row['problems']} problems, {row['samples']} samples: "
                   + ", ".join(f"{number} {status}" for status, number in row["verdicts"].items() if number) + ".\n",
                   table(["", "problems", *(f"pass@{k}" for k in shown(len(row["pass@k"])))], _by_bug(row))]
@@ -33,10 +33,30 @@ def overview(summary: Mapping) -> str:
     languages = [name for name in LANGUAGES if any(language == name for language, _ in scores)]
     averages = summary["averages"]
     rows = []
-    for scenario in (name for name in SCENARIOS if any(each == name for _, each in scores)):
+    for scenario in (name for name in ROWS if any(each == name for _, each in scores)):
         cells = [_percent(scores[language, scenario]) if (language, scenario) in scores else "" for language in languages]
-        rows.append([scenario, *cells, *([_percent(averages[scenario]) if scenario in averages else ""] if averages else [])])
+        mean = [_percent(averages[scenario]) if scenario in averages else ""] if averages else []
+        rows.append([row_title(summary, scenario), *cells, *mean])
     return table(["pass@1", *(TITLES[name] for name in languages), *(["mean"] if averages else [])], rows)
+
+
+def kind_of(summary: Mapping) -> Kind:
+    """The benchmark of a run; one that does not say it is of a time when there was one."""
+    return KINDS[next(iter(summary["benchmark"].values()), {}).get("kind", PACK)]
+
+
+def about(summary: Mapping) -> str:
+    """The benchmark's name, and what of it was asked if that is not all of the file."""
+    note = next(iter(summary["benchmark"].values()), {}).get("note", "")
+    return kind_of(summary).title + (f" ({note})" if note else "")
+
+
+def row_title(summary: Mapping, scenario: str) -> str:
+    """What people call a row of scores: a scenario, or the benchmark that has only one."""
+    kind = kind_of(summary)
+    if kind.name == PACK:
+        return scenario
+    return KINDS[kind.base].title if scenario == BASE else kind.title
 
 
 def how(settings: Mapping) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 STATUSES = ("passed", "failed", "timeout", "compile error", "refused")
 
@@ -19,6 +19,12 @@ class Verdict:
     """Wall time of its boxes."""
     output: str
     """The end of what the program wrote to stdout and stderr."""
+    base: str = ""
+    """The status by the base tests alone, of problems that have such."""
+
+    def row(self) -> dict[str, str | float]:
+        """What results.jsonl has of it."""
+        return {name: value for name, value in asdict(self).items() if value or name != "base"}
 
     @property
     def passed(self) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.build import Built
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
 from megatron_ft.evaluation.verdict import Verdict
 
@@ -59,6 +60,10 @@ class Language(abc.ABC):
     def explained(self, output: str) -> str:
         """What to do about a self-check that failed with this output."""
         return f"its output: {output.strip()}"
+
+    def output_of(self, script: str, stdin: bytes) -> Built:
+        """What a script of ours makes of its input, in a box of its own."""
+        raise EvaluationError(f"{self.title} has no script '{script}'; only python problems have inputs instead of tests")
 
     def judge_publicly(self, source: str) -> Verdict:
         """Run the one file that the public harness would, and take for a pass what it takes for one."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import alone, case
+from megatron_ft.evaluation import alone, build, case
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.build import Built
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages import python_answers
 from megatron_ft.evaluation.languages.base import Language
@@ -75,6 +77,10 @@ class Python(Language):
             return self._side("tests", json.dumps(job).encode())
 
         return case.judge(self.sandbox, problem.task_id, lambda: self._side("program", source), tests)
+
+    def output_of(self, script: str, stdin: bytes) -> Built:
+        """What one of the scripts in `python_inside` writes, in a box of its own."""
+        return build.build(self.sandbox, self._box, f"exec {shlex.join(self._argv(script))}", stdin)
 
     def judge_publicly(self, source: str) -> Verdict:
         """Run program and tests in one process; a pass is that nothing was raised."""
