@@ -95,7 +95,9 @@ def _attempt(events: list[dict[str, Any]], following: dict[str, Any] | None, met
     before = (following or {}).get("before") or {}  # what the next attempt found: it took out the lines of lost steps
     if trained and before.get("heard", -1.0) >= began:
         heard, reached = max(heard, before["heard"]), max(reached or 0, before.get("step", 0))
-    end = next((event for event in reversed(events) if event.get("event") in ("end", "failed")), {})
+    ends = [event for event in events if event.get("event") in ("end", "failed")]
+    # What all ranks have agreed on comes before what this rank saw of it, a connection that was closed.
+    end = next((event for event in ends if "rank" in event), ends[-1] if ends else {})
     return Attempt(began, first if first.get("event") == ATTEMPT else {}, trained["step"] if trained else None, reached,
                    trained.get("time") if trained else None, end.get("time"), str(end.get("why", end.get("error", ""))),
                    end.get("exit_code", cli.EXIT_FAILED if end.get("event") == "failed" else None), heard)

@@ -131,7 +131,7 @@ def _state(last: Attempt | None, moment: dict[str, Any], line: dict[str, Any], *
         return "silent", "it has a folder, and nothing has been written by training yet"
     if last.has_ended:
         if last.exit_code == cli.EXIT_OK:
-            return "done", last.why
+            return "done", f"{last.why} (exit code {last.exit_code})"
         if last.exit_code in (cli.EXIT_REQUEUE, cli.EXIT_INTERRUPTED):
             return "ended", f"{last.why} (exit code {last.exit_code}: the same command goes on)"
         return "failed", f"failed (exit code {last.exit_code}): {last.why}"

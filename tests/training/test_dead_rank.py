@@ -59,6 +59,9 @@ def test_an_error_is_printed_first_and_once_and_ends_the_others(tmp_path, culpri
         assert f" ended because rank {culprit} (host " in line
         assert line.endswith(") failed: TrainingError: step 7: the loss is nan")
     assert "in error\n" in (tmp_path / "errors" / f"rank_{culprit}.txt").read_text()
+    for rank in range(3):
+        said, code, first = json.loads((tmp_path / f"note_{rank}").read_text())
+        assert said.endswith("TrainingError: step 7: the loss is nan") and (code, first) == (2, culprit)
 
 
 def test_an_error_that_all_ranks_have_is_printed_once(tmp_path):

@@ -104,7 +104,7 @@ def test_the_page_holds_what_the_files_say(tmp_path):
     assert page.curves["MFU"]["last"][0][2] == "43.1"
     assert set(page.curves["Memory"]) == {"used", "reserved"} and page.curves["Memory"]["used"][0][2] == "61.2"
     assert [at[2] for at in page.curves["Skipped steps"]["last"]] == ["0", "1", "1", "2"]
-    for words in ("done: 40 steps", "exit_code 0", "2.6000; best 2.6000 after step 40", "4 x NVIDIA A100", "43.1%", "resume",
+    for words in ("done: 40 steps (exit code 0)", "2.6000; best 2.6000 after step 40", "4 x NVIDIA A100", "43.1%", "resume",
                   "4 processes = 2 tp x 2 pp", "spike\n9.3100\n2.8000\n1\n17 of data/mix (9.3100)", "not finite\n-\n2.8000",
                   f"--documents-from {tmp_path}/sft/spikes.jsonl", "20\n1.0 MB", "complete, the latest", "unfinished: "):
         assert words in page.text, words

@@ -6,6 +6,7 @@ What stands in the main thread for training is the deed; `hang` sleeps in C, as 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -98,7 +99,8 @@ def main() -> None:
                                                                                 end, go, cut)}
     hub.ECHO_S = 2.0
     place = types.SimpleNamespace(rank=rank, size=size, store=FolderStore(folder))
-    with dead_rank.watch(place, address="127.0.0.1", silence_s=1.0, timeout_s=60, folder=folder / "errors"):
+    with dead_rank.watch(place, address="127.0.0.1", silence_s=1.0, timeout_s=60, folder=folder / "errors",
+                         note=lambda *end: (folder / f"note_{rank}").write_text(json.dumps(end))):
         (folder / f"in_{rank}").touch()
         deeds[deed]()
 
