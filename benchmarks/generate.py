@@ -22,7 +22,9 @@ from transformers import AutoTokenizer, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from megatron_ft.data import templates
 from megatron_ft.evaluation import benchmark, prompts, scenarios
-from megatron_ft.evaluation.generation import Completion, Request, Sampling, generate
+from megatron_ft.evaluation.batching import Completion, Request, Sampling
+from megatron_ft.evaluation.completing import OneDevice
+from megatron_ft.evaluation.generation import generate
 from megatron_ft.evaluation.model_folder import Model
 
 SURENESS = 4.0  # weight of the last norm
@@ -41,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     network = make_network(len(tokenizer), tokenizer.eos_token_id)
-    model = Model(network, tokenizer, (tokenizer.eos_token_id,), 2048)
+    model = Model(tokenizer, (tokenizer.eos_token_id,), 2048, network)
     template = templates.get("octocoder")
     asked = [prompts.prompt(scenarios.task(problem, "synthesize", "python"), template)
              for problem in benchmark.read(args.benchmark).problems[:args.problems]]
@@ -51,8 +53,8 @@ def main() -> None:
     requests = [Request(str(number), sample, prompt, lambda text: False)
                 for number, prompt in enumerate(asked) for sample in range(args.samples)]
     begun = time.perf_counter()
-    generate(model, requests, sampling, batch_size=args.batch_size, batch_tokens=2**20,
-             keep=lambda request, done: ours.update({(request.key, request.sample): done}))
+    generate(OneDevice(model, args.batch_size, 2**20), requests, sampling,
+             lambda request, done: ours.update({(request.key, request.sample): done}))
     our_s = time.perf_counter() - begun
     begun = time.perf_counter()
     theirs = [plain(model, prompt.text, sampling, args.samples) for prompt in asked]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from megatron_ft import log
 from megatron_ft.data.templates import Template
-from megatron_ft.evaluation import model_folder, prompts
+from megatron_ft.evaluation import judging, languages, prompts
 from megatron_ft.evaluation.harness_files import Given
 from megatron_ft.evaluation.judging import Judge
 from megatron_ft.evaluation.run_folder import Key, RunFolder
@@ -28,6 +28,19 @@ class Wanted:
     def key(self) -> Key:
         """How its rows are found."""
         return self.task.problem.task_id, self.task.scenario, self.sample
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Says of an answer to a task whether whatever follows would be cut off; made of plain values, to be sent to processes."""
+
+    task: Task
+    mode: str
+    style: str
+
+    def __call__(self, text: str) -> bool:
+        # The class of the language does as well as an object of it: a judgement of text needs no box.
+        return judging.MODES[self.mode](languages.get(self.task.language), self.style).is_complete(self.task, text)
 
 
 def answer(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], template: Template | None,
@@ -71,35 +84,38 @@ def generate(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, 
     missing = [each for each in wanted if each.key not in folder.samples]
     if not missing:
         return {}
-    from megatron_ft.evaluation import generation  # imports torch and transformers, which takes seconds
+    from megatron_ft.evaluation import batching, engines, generation  # import torch and transformers, which takes seconds
 
-    model = model_folder.load(settings.model, device=settings.device, dtype=settings.dtype)
-    log.get().info(f"{settings.model}: {sum(p.numel() for p in model.network.parameters()):,} parameters, "
-                   f"{model.network.dtype} on {model.device}, {len(missing)} samples wanted")
-    sampling = generation.Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.seed)
+    sampling = batching.Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.seed)
     figures = generation.Report()
-    for explained in (False, True):
-        asked = {(each.task.key, each.sample): with_description(each, folder) if explained else each
-                 for each in missing if (each.task.scenario == EXPLAINED) == explained}
-        requests = [generation.Request(each.task.key, each.sample, prompts.prompt(each.task, template),
-                                       completion_test(each, judges)) for each in asked.values()]
+    with engines.opened(settings) as engine:
+        log.get().info(f"{len(missing)} samples wanted")
+        for explained in (False, True):
+            asked = {(each.task.key, each.sample): with_description(each, folder) if explained else each
+                     for each in missing if (each.task.scenario == EXPLAINED) == explained}
+            requests = [batching.Request(each.task.key, each.sample, prompts.prompt(each.task, template),
+                                         Completeness(each.task, settings.mode, settings.prompt_style))
+                        for each in asked.values()]
 
-        def keep(request: generation.Request, done: generation.Completion, asked: dict = asked) -> None:
-            keep_answer(asked[request.key, request.sample], judges, folder,
-                        {"completion": done.text, "tokens": done.tokens, "finish": done.finish})
+            def keep(request: batching.Request, done: batching.Completion, asked: dict = asked) -> None:
+                keep_answer(asked[request.key, request.sample], judges, folder,
+                            {"completion": done.text, "tokens": done.tokens, "finish": done.finish})
 
-        if requests:
-            figures += generation.generate(model, requests, sampling, batch_size=settings.batch_size,
-                                            batch_tokens=settings.batch_tokens, keep=keep)
+            if requests:
+                figures += generation.generate(engine, requests, sampling, keep)
     return figures.as_dict()
+
+
+def resolve(settings: Settings) -> Settings:
+    """Settings with the backend and devices that are there; see `engines.resolve`. Without a model as they are."""
+    if not settings.model:
+        return settings
+    from megatron_ft.evaluation import engines  # as above
+
+    return engines.resolve(settings)
 
 
 def with_description(each: Wanted, folder: RunFolder) -> Wanted:
     """The same sample, asked with what the model described in the sample of that number."""
     told = folder.samples[each.task.problem.task_id, DESCRIBED, each.sample]["description"]
     return replace(each, task=replace(each.task, description=told))
-
-
-def completion_test(each: Wanted, judges: Mapping[str, Judge]) -> object:
-    """Says of an answer whether the rest would be cut off."""
-    return lambda text: judges[each.task.language].is_complete(each.task, text)

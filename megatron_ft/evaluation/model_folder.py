@@ -22,23 +22,30 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "chat_template*", "additional_chat_templates/*"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 POSITIONS = ("max_position_embeddings", "n_positions")
+LOOKS_AHEAD = 0.05  # of the logits' spread: far above what rounding changes, far below what a token that is seen changes
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model ready to generate."""
+class Outline:
+    """What is known of a model without its weights."""
 
-    network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
     """Tokens that end an answer."""
     positions: int | None
     """The longest text that it takes, in tokens; None if it has no limit."""
 
+
+@dataclass(frozen=True)
+class Model(Outline):
+    """A model ready to generate."""
+
+    network: PreTrainedModel
+
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.network.device
+    def described(self) -> str:
+        """For the log."""
+        return f"{sum(weight.numel() for weight in self.network.parameters()):,} parameters, {self.network.dtype}"
 
 
 def check(model: str) -> bool:
@@ -90,44 +97,98 @@ def identity(model: str) -> str:
     return f"{folder.resolve()} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
+def outline(model: str) -> Outline:
+    """A model's tokenizer and limits, read without its weights; CheckpointError for one that cannot go on with a text."""
+    options = _reading(model)
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(model, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
+    except Exception as error:  # transformers raises what its parts raise: OSError, ValueError, SafetensorError ...
+        raise _unloadable(model, error) from error
+    if config.is_encoder_decoder:
+        raise CheckpointError(f"--model: {model} ({config.model_type}) is an encoder with a decoder, which answers a text but "
+                              "does not go on with it as the prompts here ask; give a decoder-only model")
+    try:
+        generation = transformers.GenerationConfig.from_pretrained(model, **options)
+    except OSError:  # an older folder: what it says stands in config.json
+        generation = transformers.GenerationConfig.from_model_config(config)
+    text = config.get_text_config(decoder=True)
+    return Outline(tokenizer, _end_ids(model, text.vocab_size, generation.eos_token_id, tokenizer), _positions(text))
+
+
 def load(model: str, *, device: str, dtype: str) -> Model:
-    """The model and its tokenizer on a device (`auto`: CUDA if there is any) in a dtype (`auto`: bfloat16 on CUDA)."""
-    local = check(model)
+    """The model and its tokenizer on a device (cpu, cuda:1) in a dtype (`auto`: bfloat16 on CUDA)."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    place = choose_device(device)
-    options = {"local_files_only": local, "trust_remote_code": False}
+    known = outline(model)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
         network, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            model, dtype=_dtype(dtype, place), output_loading_info=True, **options)
-    except Exception as error:  # transformers raises what its parts raise: OSError, ValueError, SafetensorError ...
-        raise CheckpointError(f"--model: {model} cannot be loaded: {type(error).__name__}: {error}") from error
+            model, dtype=dtype_of(dtype, device), output_loading_info=True, **_reading(model))
+    except Exception as error:  # as above
+        raise _unloadable(model, error) from error
     absent = sorted({*loaded["missing_keys"], *(str(key) for key in loaded["mismatched_keys"])})
     if absent:
         raise CheckpointError(f"--model: {model} lacks {len(absent)} weights that its config.json asks for, such as "
                               f"{', '.join(absent[:3])}; they would be random")
-    return Model(network.to(place).eval(), tokenizer, _end_ids(model, network, tokenizer), _positions(network.config))
+    # A model's own penalties and cut-offs would bend the distribution that temperature and top-p are meant for.
+    network.generation_config = transformers.GenerationConfig()
+    network = network.to(device).eval()
+    _require_causal(model, network)
+    return Model(known.tokenizer, known.end_ids, known.positions, network)
 
 
-def choose_device(device: str) -> str:
-    """cpu or cuda; ConfigError when CUDA is asked for and absent."""
+def _reading(model: str) -> dict[str, bool]:
+    """How its files are read: a local folder without network, and never with code of its own."""
+    return {"local_files_only": check(model), "trust_remote_code": False}
+
+
+def _unloadable(model: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"--model: {model} cannot be loaded: {type(error).__name__}: {error}")
+
+
+def _require_causal(model: str, network: PreTrainedModel) -> None:
+    """CheckpointError for a model that looks ahead, as those do that fill gaps: what it wrote would be of no worth."""
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=network.device)
+    with torch.inference_mode():
+        one, other = network(input_ids=ids, use_cache=False).logits[:, :3].float()
+    spread = max(float(one.std()), 1e-6)
+    if float((one - other).abs().max()) > LOOKS_AHEAD * spread:
+        raise CheckpointError(f"--model: {model} ({network.config.model_type}) looks at the tokens that follow, so it cannot "
+                              "write from left to right; give a decoder-only model")
+
+
+def choose_devices(device: str, count: int) -> list[str]:
+    """The devices that hold the model, each a copy: `count` of them, 0 for all of CUDA or one CPU; ConfigError otherwise."""
+    visible = cuda_devices()
+    if device == "cuda" and not visible:
         raise ConfigError("--device: cuda is not available here; use cpu or auto")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    if device == "cpu" or not visible:
+        return ["cpu"] * max(count, 1)
+    if count > visible:
+        raise ConfigError(f"--devices: {count} CUDA devices are asked for and {visible} are visible; use up to {visible}, or 0 "
+                          "for all")
+    return [f"cuda:{number}" for number in range(count or visible)]
 
 
-def _dtype(name: str, device: str) -> torch.dtype:
+def cuda_devices() -> int:
+    """How many are visible."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def dtype_of(name: str, device: str) -> torch.dtype:
+    """The dtype of --dtype on a device."""
     import torch
 
     if name == "auto":
-        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if device != "cpu" and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, name)
 
 
@@ -135,13 +196,11 @@ def _positions(config: object) -> int | None:
     return next((getattr(config, name) for name in POSITIONS if getattr(config, name, None)), None)
 
 
-def _end_ids(model: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _end_ids(model: str, rows: int, named: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The ids that end an answer, of the generation config and of the tokenizer."""
-    rows = network.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(f"--model: the tokenizer of {model} has {len(tokenizer)} tokens, the model's embedding "
                               f"{rows} rows; they do not belong together")
-    named = network.generation_config.eos_token_id
     ids = [*(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id]
     ends = tuple(dict.fromkeys(number for number in ids if number is not None))
     if not ends:

@@ -23,7 +23,7 @@ from megatron_ft.evaluation import (
     scenarios,
     shards,
 )
-from megatron_ft.evaluation.answering import EXPLAINED, Wanted, answer
+from megatron_ft.evaluation.answering import EXPLAINED, Wanted, answer, resolve
 from megatron_ft.evaluation.benchmark import Benchmark, Problem
 from megatron_ft.evaluation.execution import Attempt, Executed, execute
 from megatron_ft.evaluation.harness_files import Given
@@ -39,7 +39,7 @@ from megatron_ft.evaluation.verdict_cache import Circumstances, VerdictCache
 
 CLOCK_FACTOR = 4  # a program may take this many times its cpu seconds by the clock, on a machine that does more
 DECIDE_SAMPLES = ("scenario", "language", "mode", "solutions", "samples", "temperature", "top_p", "max_new_tokens",
-                  "prompt_style", "seed", "dtype", "limit", "problems", "timeout_s", "shard")
+                  "prompt_style", "seed", "dtype", "backend", "limit", "problems", "timeout_s", "shard")
 
 
 def evaluate(settings: Settings) -> dict:
@@ -57,6 +57,7 @@ def evaluate(settings: Settings) -> dict:
     settings = replace(settings, samples=given.samples) if given else settings
     wanted = tasks_of(settings, chosen)
     template = template_of(settings)
+    settings = resolve(settings)
     box = sandbox.find(unsafe=settings.unsafe)
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")

@@ -15,6 +15,7 @@ from megatron_ft.evaluation.scenarios import ABOUT, DESCRIBED, SCENARIOS
 from megatron_ft.evaluation.shards import Shard
 
 SOLUTIONS = ("canonical", "buggy")
+BACKENDS = ("transformers", "vllm", "auto")
 
 
 def option(text: str, default: object = MISSING, *, kind: type = str, choices: Sequence[str] | None = None) -> object:
@@ -51,7 +52,11 @@ class Settings:
     prompt_style: str = option("wording of the prompt, the template of the training data; left out, octocoder, but in compat "
                                "mode continue for HumanEval, MBPP and their + versions", default="", choices=STYLES)
     seed: int = option("seed of the samples; each one derives its own from it", default=0, kind=int)
+    backend: str = option("what generates: transformers; vllm, where it is installed and sees a GPU; auto takes vllm if it can",
+                          default="transformers", choices=BACKENDS)
     device: str = option("where the model computes", default="auto", choices=DEVICES)
+    devices: int = option("processes that generate, each with the model on a device of its own; 0 is every CUDA device that is "
+                          "visible, or one process on the CPU. vllm splits the model over them instead", default=0, kind=int)
     dtype: str = option("in what it computes; auto: bfloat16 on CUDA, float32 on the CPU", default="auto",
                         choices=DTYPES)
     timeout_s: float = option("CPU seconds a program may use, four times as many by the clock; 0 is the language's own",
@@ -70,7 +75,8 @@ class Settings:
         if len(given) != 1:
             raise ConfigError("--model, --solutions, --generations: exactly one of them is needed, "
                               f"{' and '.join(given) or 'none'} given")
-        least_of = {"samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "workers": 0, "limit": 0}
+        least_of = {"samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "devices": 0, "workers": 0,
+                    "limit": 0}
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{flag(name)}: {getattr(self, name)} is too small; use {least} or more")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import io
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from megatron_ft.data.templates import Segment
-from megatron_ft.errors import CheckpointError, ConfigError, EvaluationError
-from megatron_ft.evaluation import model_folder, sampling
-from megatron_ft.evaluation.generation import Completion, Report, Request, Row, Sampling, batches, generate
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import decoding, model_folder, sampling
+from megatron_ft.evaluation.batching import Completion, Request, Row, Sampling, batches
+from megatron_ft.evaluation.completing import OneDevice
+from megatron_ft.evaluation.generation import Meter, Report, generate
 from megatron_ft.evaluation.model_folder import Model
 from megatron_ft.evaluation.sampling import SeededSampling, nucleus
 from tests.evaluation import tiny
@@ -58,8 +62,8 @@ def run(model: Model, wanted: list[Request], chosen: Sampling, size: int) -> lis
 
 def with_report(model: Model, wanted: list[Request], chosen: Sampling, size: int) -> tuple[list[Completion], Report]:
     kept: dict[tuple[str, int], Completion] = {}
-    report = generate(model, wanted, chosen, batch_size=size, batch_tokens=10**9,
-                      keep=lambda request, done: kept.update({(request.key, request.sample): done}))
+    report = generate(OneDevice(model, size, 10**9), wanted, chosen,
+                      lambda request, done: kept.update({(request.key, request.sample): done}))
     return [kept[request.key, request.sample] for request in wanted], report
 
 
@@ -182,78 +186,85 @@ def test_rows_that_are_over_leave_the_batch(model: Model, monkeypatch: pytest.Mo
     assert rows[-1] == 1
 
 
+def test_a_row_is_kept_as_soon_as_it_is_over(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what ends the process costs only what was being written."""
+    happened = []
+    forward = model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda **inputs: happened.append("step") or forward(**inputs))
+    wanted = [dataclasses.replace(request_of("def", "Own/0", sample), is_complete=lambda text, sample=sample: sample == 2)
+              for sample in range(4)]
+    generate(OneDevice(model, 8, 10**9), wanted, SAMPLED, lambda request, done: happened.append(done.finish))
+    assert happened[:decoding.CHECK_EVERY + 1].count("stop") == 1
+    assert happened.count("step") == SAMPLED.max_new_tokens or "length" not in happened
+
+
 def test_the_report_counts_tokens(model: Model) -> None:
     completions, report = with_report(model, requests(), GREEDY, 8)
     assert report.as_dict()["tokens"] == sum(completion.tokens for completion in completions)
     assert report.as_dict()["tokens_per_s"] > 0
 
 
-def test_a_leading_space_is_kept_with_sentencepiece() -> None:
-    """Such a tokenizer drops the space of the first word it decodes, so an answer is decoded with its prompt."""
-    from megatron_ft.evaluation.generation import _text
-
-    class Tokenizer:
-        def decode(self, ids: list[int], **_: object) -> str:
-            return "".join(["▁def", "▁f", ":", "▁return"][number] for number in ids).replace("▁", " ").strip()
-
-    model = Model(network=None, tokenizer=Tokenizer(), end_ids=(9,), positions=None)
-    assert _text(model, [0, 1, 2], [3]) == " return"
+def test_tokens_are_told_as_they_come(model: Model) -> None:
+    told: list[int] = []
+    rows = [Row(request, model.tokenizer(request.prompt.text)["input_ids"], 20) for request in requests()]
+    done = [completion for _, completion in OneDevice(model, 8, 10**9).answers(rows, GREEDY, told.append)]
+    assert sum(told) == sum(completion.tokens for completion in done)
+    assert len(told) == max(completion.tokens for completion in done)
+    assert told[0] == len(rows)
 
 
-@pytest.mark.parametrize(("removed", "message"), [
-    ("config.json", "has no config.json: it is no Hugging Face folder"),
-    ("model.safetensors", "has no weights .*was it copied whole"),
-    ("tokenizer.json", "has no tokenizer .*copy the one"),
-])
-def test_an_incomplete_folder_says_what_it_lacks(tmp_path: Path, folder: Path, removed: str, message: str) -> None:
-    for path in folder.iterdir():
-        if path.name != removed:
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(CheckpointError, match=message):
-        model_folder.check(str(tmp_path))
+def test_the_bar_shows_samples_tokens_per_second_and_what_is_left() -> None:
+    """A batch takes minutes on a large model, so tokens are shown while no sample is over yet."""
+    shown = io.StringIO()
+    times = iter([0.0, 0.01, 2.0, 4.0])
+    with tqdm(total=8, unit="sample", file=shown, ascii=True, mininterval=0.1, ncols=100) as bar:
+        meter = Meter(bar, clock=lambda: next(times))
+        meter.wrote(10)
+        assert "tokens/s" not in shown.getvalue()
+        meter.wrote(30)
+        assert "20 tokens/s" in shown.getvalue()
+        meter.wrote(60)
+        bar.update(2)
+        bar.refresh()
+    last = shown.getvalue().split("\r")[-1]
+    assert "2/8" in last and "25 tokens/s" in last and "sample" in last and "<" in last
 
 
-def test_a_megatron_checkpoint_is_sent_to_the_converter(tmp_path: Path) -> None:
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("5")
-    with pytest.raises(CheckpointError, match=r"convert it with convert/megatron_to_hf.py"):
-        model_folder.check(str(tmp_path))
+class Crowded:
+    """A decoder whose memory holds so many rows; with more it breaks after a step, as a GPU does."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sizes = most, []
+        self._decode = decoding.decode
+
+    def __call__(self, network: object, prompts: list, rules: object) -> Iterator:
+        self.sizes.append(sum(len(prompt.seeds) for prompt in prompts))
+        for step, ended in enumerate(self._decode(network, prompts, rules)):
+            if self.sizes[-1] > self.most and step == 9:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            yield ended
 
 
-def test_a_missing_folder_is_named() -> None:
-    with pytest.raises(CheckpointError, match="--model: there is no folder /no/such/model; give a Hugging Face folder"):
-        model_folder.check("/no/such/model")
-    assert model_folder.check("bigcode/starcoderbase-1b") is False
+def test_a_batch_too_large_for_the_memory_is_tried_in_halves(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [dataclasses.replace(each, is_complete=lambda text, number=number: number == 4)
+              for number, each in enumerate(requests(3)[:11])]
+    alone, report = with_report(model, wanted, SAMPLED, 11)
+    over_soon = sum(completion.tokens <= 9 for completion in alone)
+    assert over_soon
+    crowded = Crowded(3)
+    monkeypatch.setattr(decoding, "decode", crowded)
+    again, counted = with_report(model, wanted, SAMPLED, 11)
+    assert again == alone
+    assert (counted.tokens, counted.by_length) == (report.tokens, report.by_length)
+    left = 11 - over_soon
+    assert crowded.sizes[:2] == [11, left // 2], "what was over is not asked again"
+    assert max(crowded.sizes[2:]) <= left - left // 2
 
 
-def changed_copy(folder: Path, place: Path, **config: object) -> str:
-    for path in folder.iterdir():
-        (place / path.name).write_bytes(path.read_bytes())
-    text = json.loads((folder / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps({**text, **config}))
-    return str(place)
-
-
-@pytest.mark.parametrize(("config", "message"), [
-    ({"n_layer": 3}, "lacks .* weights that its config.json asks for, such as .*; they would be random"),
-    ({"model_type": "unheard-of"}, "cannot be loaded"),
-    ({"model_type": "unheard-of", "auto_map": {"AutoConfig": "own.Config"}}, "cannot be loaded"),
-    ({"vocab_size": 200}, "cannot be loaded|do not belong together|lacks"),
-])
-def test_a_folder_that_would_give_a_wrong_model_is_refused(folder: Path, tmp_path: Path, config: dict, message: str
-                                                           ) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        model_folder.load(changed_copy(folder, tmp_path, **config), device="cpu", dtype="auto")
-
-
-def test_a_config_that_is_no_json_is_refused(folder: Path, tmp_path: Path) -> None:
-    changed_copy(folder, tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="config.json is not JSON"):
-        model_folder.check(str(tmp_path))
-
-
-def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="--device: cuda is not available here; use cpu or auto"):
-        model_folder.choose_device("cuda")
-    assert model_folder.choose_device("auto") == "cpu"
+def test_an_answer_too_large_for_the_memory_says_what_to_do(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "decode", Crowded(0))
+    kept: list[Completion] = []
+    with pytest.raises(EvaluationError, match=r"Own/9: its prompt of \d+ tokens and one answer of up to 20 do not fit into the "
+                       "GPU's memory; lower --max-new-tokens"):
+        generate(OneDevice(model, 4, 10**9), [request_of("def")], GREEDY, lambda _, done: kept.append(done))
+    assert kept == []
