@@ -10,12 +10,12 @@ Its manifest's `source` has, beside what every run's has ("data_order", "config"
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
 from megatron_ft.config import Lora
 from megatron_ft.errors import CheckpointError, ConfigError
+from megatron_ft.runtime import samples
 from megatron_ft.runtime.checkpoint_layout import Manifest
 
 LINEARS = {"qkv": "self_attention.linear_qkv", "proj": "self_attention.linear_proj", "fc1": "mlp.linear_fc1",
@@ -24,7 +24,6 @@ LINEARS = {"qkv": "self_attention.linear_qkv", "proj": "self_attention.linear_pr
 A, B = "lora_A", "lora_B"
 _ADAPTER = "_adapter"
 _WEIGHT_FILES = ("*.distcp", "*.safetensors", "*.bin")
-_SAMPLES, _SAMPLE_BYTES = 16, 4096
 
 
 def adapter_module(linear: str) -> str:
@@ -123,10 +122,5 @@ def fingerprint(base: Path) -> str:
     """
     found = hashlib.sha256()
     for path in sorted({path for pattern in _WEIGHT_FILES for path in Path(base).glob(pattern)}):
-        size = path.stat().st_size
-        found.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as stream:
-            for sample in range(_SAMPLES):
-                stream.seek(math.floor(max(0, size - _SAMPLE_BYTES) * sample / (_SAMPLES - 1)))
-                found.update(stream.read(_SAMPLE_BYTES))
+        samples.add(found, path)
     return found.hexdigest()[:16]
