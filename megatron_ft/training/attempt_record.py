@@ -23,6 +23,7 @@ from megatron_ft.runtime.device import Process
 from megatron_ft.training import attempts, run_folder
 
 SQUEUE_TIMEOUT_S = 10.0
+SAME_START_S = 30.0  # a process's start is told from the machine's, which moves when its clock is set
 
 
 class Recorder:
@@ -104,7 +105,8 @@ def lives(process: dict[str, Any]) -> bool | None:
         return None
     try:
         found = psutil.Process(process["pid"])
-        return found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - process["pid_started"]) < 2
+        same = abs(found.create_time() - process["pid_started"]) < SAME_START_S
+        return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -33,12 +33,12 @@ def test_a_run_is_followed_through_a_kill_and_a_signal(bases, dataset, tmp_path)
     environment = {**os.environ, "SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 7200)}
     phases: list[str] = []
 
-    def follow(training: subprocess.Popen, *, until_step: int) -> dict:
+    def follow(training: subprocess.Popen, *, attempt: int, until_step: int) -> dict:
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             assert training.poll() is None, (tmp_path / "log").read_text()
             code, found = status(tmp_path / "run") if (tmp_path / "run").exists() else (0, {})
-            if found:
+            if len(found.get("attempts", [])) == attempt:  # before that a start has only its imports
                 assert code == 0 and found["is_well"], found
                 phases.append(found["state"])
                 if found["step"] >= until_step and found["checkpoint"] and found["pace"] and found["state"] == "training":
@@ -49,7 +49,7 @@ def test_a_run_is_followed_through_a_kill_and_a_signal(bases, dataset, tmp_path)
     with (tmp_path / "log").open("a") as log:
         first = subprocess.Popen(command, stderr=log, env=environment)
         try:
-            found = follow(first, until_step=4)
+            found = follow(first, attempt=1, until_step=4)
             assert found["attempts"][0]["about"]["job"] == "4711" and found["steps"] == 100_000
             assert found["pace"]["more_attempts"] is not None and 0 < found["pace"]["left_s"] <= 7200
         finally:
@@ -59,7 +59,7 @@ def test_a_run_is_followed_through_a_kill_and_a_signal(bases, dataset, tmp_path)
         assert (code, killed["state"]) == (1, "killed") and "ended without a word after step " in killed["sentence"]
         second = subprocess.Popen(command, stderr=log, env=environment)
         try:
-            follow(second, until_step=killed["checkpoint"]["step"] + 4)
+            follow(second, attempt=2, until_step=killed["checkpoint"]["step"] + 4)
             second.send_signal(signal.SIGUSR1)
             assert second.wait(TIMEOUT_S) == 75
         finally:
