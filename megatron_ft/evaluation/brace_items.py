@@ -64,6 +64,8 @@ def is_undecided(grammar: Grammar, text: str, tokens: Sequence[Token], first: in
     token, rest = tokens[first], text[tokens[first].start:]
     if "\n\n" in rest or _has_head(tokens[first:]) or rest.startswith("##"):
         return False
+    if rest == "/":  # a comment begins, with a definition behind it
+        return True
     if grammar.keywords:
         half_written = rest == token.text and any(keyword.startswith(rest) for keyword in grammar.keywords)
         return half_written or token.text in grammar.keywords

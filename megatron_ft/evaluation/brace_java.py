@@ -31,8 +31,17 @@ def continued(base: str, text: str, tokens: Sequence[Token], depth: int) -> str:
     return text[:end] + "\n}"
 
 
-def written_anew(base: str, text: str, entry: Item) -> str:
-    """A program of an answer that has the method `entry`: alone, in a class Solution, or in one of another name."""
+def written_anew(base: str, text: str, entry: Item, others: Sequence[str] = ()) -> str:
+    """A program of an answer that has the method `entry`: alone, in a class Solution, or in one of another name.
+
+    Args:
+        others: texts beside it, of which those classes are taken that it uses and does not have.
+    """
+    around = _class_around(text, list(scan(JAVA, text)), entry)
+    if around is not None:
+        classes = [item for other in others for item in _items(other) if item.closed and JAVA.blocks[0].match(item.text)]
+        known = {name for item in _items(text) for name in item.names}
+        text += "".join(f"\n\n{item.text}" for item in classes if not item.names & known)
     tokens = list(scan(JAVA, text))
     around = _class_around(text, tokens, entry)
     tail, body, others = _of_class(text, tokens, around) if around else _of_method(text, tokens, entry)

@@ -7,7 +7,6 @@ What is kept: the function (in java its class), and of the definitions that foll
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,10 +24,10 @@ from megatron_ft.evaluation.brace_items import (
     used,
     words_of,
 )
+from megatron_ft.evaluation.chat_answers import cleaned, fenced, unquoted
 
 __all__ = ["CPP", "GO", "JAVA", "JS", "RUST", "Grammar", "assemble", "function_name", "is_complete"]
 
-FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n`]*$", re.MULTILINE)
 GO_IMPORT = re.compile(r"((?:[\w.]+[ \t]+)?)([\"`][^\"`]+[\"`])")
 
 
@@ -40,24 +39,31 @@ class Answer(NamedTuple):
     """It defines the entry point by itself; else it goes on with what was begun."""
     closed: bool
     """A fence follows it."""
+    others: tuple[str, ...] = ()
+    """The fenced blocks beside it, which may hold what it uses."""
+    doubtful: bool = False
+    """It may be the question's code, which an answer repeats before it corrects it."""
 
 
-def assemble(grammar: Grammar, base: str, completion: str, entry_point: str) -> str:
+def assemble(grammar: Grammar, base: str, completion: str, entry_point: str, *, quoted: str = "") -> str:
     """The program that a completion of `base` makes.
+
+    Args:
+        quoted: code that the question gave and that an answer may repeat before it corrects it.
 
     >>> assemble(GO, "func F(x int) int {", "\\n    return x\\n}\\n\\nThis returns x.", "F")
     'func F(x int) int {\\n    return x\\n}\\n'
     """
     names = list(dict.fromkeys((function_name(grammar, base, entry_point), entry_point)))
     depth = max(_depth(list(scan(grammar, base))), grammar.depth)
-    answer = _answer(grammar, completion, names, depth)
+    answer = _answer(grammar, cleaned(completion), names, depth, quoted)
     if not answer.anew:
         program = base.rstrip() + _continued(grammar, base, answer.text, depth)
     elif grammar is JAVA:
         tokens = list(scan(grammar, answer.text))
-        program = brace_java.written_anew(base, answer.text, _definition(grammar, answer.text, tokens, names))
+        program = brace_java.written_anew(base, answer.text, _definition(grammar, answer.text, tokens, names), answer.others)
     else:
-        program = _anew(grammar, base, answer.text, names)
+        program = _anew(grammar, base, answer, names)
     return program.rstrip() + "\n"
 
 
@@ -70,11 +76,11 @@ def is_complete(grammar: Grammar, completion: str, entry_point: str = "") -> boo
     last_line = completion[completion.rfind("\n") + 1:]
     if not last_line[:1].strip() or "}" not in completion:
         return False
-    answer = _answer(grammar, completion, [entry_point], grammar.depth)
+    answer = _answer(grammar, cleaned(completion), [entry_point], grammar.depth)
     tokens = list(scan(grammar, answer.text))
     if answer.anew:
-        if answer.closed:
-            return True
+        if answer.closed or answer.doubtful:
+            return not answer.doubtful
         entry = _definition(grammar, answer.text, tokens, [entry_point])
         if entry is None or not entry.closed or grammar is JAVA:
             return False
@@ -106,9 +112,9 @@ def _is_over(grammar: Grammar, text: str, tokens: Sequence[Token], first: int) -
     return stopped or any(item.closed or item.names & grammar.never_kept for item in unused)
 
 
-def _answer(grammar: Grammar, completion: str, names: Sequence[str], depth: int) -> Answer:
+def _answer(grammar: Grammar, completion: str, names: Sequence[str], depth: int, quoted: str = "") -> Answer:
     """The part of a completion that is the answer."""
-    before, blocks = _fenced(completion)
+    before, blocks = fenced(completion)
     tokens = list(scan(grammar, before))
     end = closing(tokens, depth - 1 if grammar is JAVA else depth)
     entry = _definition(grammar, before, tokens, names)
@@ -117,29 +123,17 @@ def _answer(grammar: Grammar, completion: str, names: Sequence[str], depth: int)
         return Answer(before, False, bool(blocks))
     if entry is not None:
         return Answer(before, True, bool(blocks))
-    for text, closed in blocks:
-        if _definition(grammar, text, list(scan(grammar, text)), names) is not None:
-            return Answer(text, True, closed)
-    for text, closed in blocks[:1]:
-        if closing(list(scan(grammar, text)), depth - 1 if grammar is JAVA else depth) is not None:
-            return Answer("\n" + text, False, closed)
+    defining = [(block, entry) for block in unquoted(blocks, quoted)
+                if (entry := _definition(grammar, block.text, list(scan(grammar, block.text)), names)) is not None]
+    if defining:
+        chosen, _ = next((found for found in defining if found[1].closed), defining[0])
+        closed = [block for block, _ in defining if block.closed]
+        others = tuple(f"{block.text}\n\n" for block in blocks if block is not chosen and block.closed)
+        return Answer(chosen.text, True, bool(closed), others, doubtful=len(closed) < 2 and chosen.may_quote)
+    for block in blocks[:1]:
+        if closing(list(scan(grammar, block.text)), depth - 1 if grammar is JAVA else depth) is not None:
+            return Answer("\n" + block.text, False, block.closed)
     return Answer(before, False, bool(blocks))
-
-
-def _fenced(completion: str) -> tuple[str, list[tuple[str, bool]]]:
-    """What stands before the first fence, and the fenced blocks, each with whether its fence is closed."""
-    fences = list(FENCE.finditer(completion))
-    if not fences:
-        return completion, []
-    blocks, at = [], 0
-    while at < len(fences):
-        mark = fences[at][1]
-        after = range(at + 1, len(fences))
-        end = next((i for i in after if fences[i][0].strip() == fences[i][1] and fences[i][1].startswith(mark)), None)
-        stop = fences[end].start() if end is not None else len(completion)
-        blocks.append((textwrap.dedent(completion[fences[at].end() + 1:stop]), end is not None))
-        at = len(fences) if end is None else end + 1
-    return completion[:fences[0].start()], blocks
 
 
 def _definition(grammar: Grammar, text: str, tokens: Sequence[Token], names: Sequence[str]) -> Item | None:
@@ -180,8 +174,9 @@ def _depth(tokens: Sequence[Token]) -> int:
     return sum({"{": 1, "}": -1}.get(token.text, 0) for token in tokens)
 
 
-def _anew(grammar: Grammar, base: str, text: str, names: Sequence[str]) -> str:
-    """An answer that stands by itself, behind those imports and helpers of base that it lacks."""
+def _anew(grammar: Grammar, base: str, found: Answer, names: Sequence[str]) -> str:
+    """An answer that stands by itself, behind those imports and helpers of base and of other blocks that it lacks."""
+    text = found.text
     tokens = list(scan(grammar, text))
     entry = _definition(grammar, text, tokens, names)
     before = [item for item in outline(grammar, text, tokens, margin=True) if item.end <= entry.start]
@@ -189,7 +184,7 @@ def _anew(grammar: Grammar, base: str, text: str, names: Sequence[str]) -> str:
     words = words_of(text, tokens[:entry.after])
     defined = {name for item in (*before, entry) for name in item.names}
     after = used(following(grammar, text, tokens, entry.after)[0], grammar, words, defined)
-    answer = [*before, entry, *after]
+    answer = [*_elsewhere(grammar, found.others, [*before, entry, *after]), *before, entry, *after]
     last = begun(grammar, base)
     head = [item for item in outline(grammar, base, list(scan(grammar, base))) if last is None or item.end <= last.start]
     own = {name for item in answer if not item.owner for name in item.names}
@@ -197,6 +192,14 @@ def _anew(grammar: Grammar, base: str, text: str, names: Sequence[str]) -> str:
     parts = [part for item in head if (part := rendered(item, own))]
     parts += [re.sub(r"\Aexport\s+(default\s+)?", "", item.text) for item in answer]
     return "\n\n".join(_go_imports(parts) if grammar is GO else parts)
+
+
+def _elsewhere(grammar: Grammar, others: Sequence[str], answer: Sequence[Item]) -> list[Item]:
+    """The definitions of other blocks that an answer uses and does not have."""
+    items = [item for other in others for item in outline(grammar, other, list(scan(grammar, other)), margin=True)]
+    words = {word for item in answer for word in item.words}
+    return used([item for item in items if item.closed and item.names], grammar, words,
+                {name for item in answer for name in item.names})
 
 
 def _go_imports(parts: list[str]) -> list[str]:

@@ -53,7 +53,7 @@ class Go(Compiled):
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
         """The program of a completion; see `braces`."""
-        return braces.assemble(braces.GO, base, completion, problem.entry_point)
+        return braces.assemble(braces.GO, base, completion, problem.entry_point, quoted=problem.buggy_solution)
 
     @staticmethod
     def is_complete(completion: str, entry_point: str) -> bool:

@@ -96,7 +96,7 @@ class Java(Compiled):
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
         """The program of a completion; see `braces`."""
-        return braces.assemble(braces.JAVA, base, completion, problem.entry_point)
+        return braces.assemble(braces.JAVA, base, completion, problem.entry_point, quoted=problem.buggy_solution)
 
     @staticmethod
     def is_complete(completion: str, entry_point: str) -> bool:

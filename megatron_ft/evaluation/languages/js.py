@@ -47,7 +47,7 @@ class JavaScript(Language):
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
         """The program of a completion; see braces.py."""
-        return braces.assemble(braces.JS, base, completion, problem.entry_point)
+        return braces.assemble(braces.JS, base, completion, problem.entry_point, quoted=problem.buggy_solution)
 
     @staticmethod
     def is_complete(completion: str, entry_point: str) -> bool:

@@ -61,7 +61,8 @@ def is_complete(completion: str, entry_point: str) -> bool:
         return False
     closed = [block for block in fenced(text)[1] if block.closed and defines(block.text, entry_point)]
     # One that may repeat the question's code is no end, nor one that needs what another block may still bring.
-    return any(not block.may_quote and _stands_alone(block.text, entry_point) for block in closed)
+    whole = [block for block in closed if _stands_alone(block.text, entry_point)]
+    return len(whole) > 1 or any(not block.may_quote for block in whole)
 
 
 def before_entry(base: str, entry_point: str) -> str:

@@ -61,7 +61,7 @@ class Rust(Compiled):
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
         """The program of a completion: the function and what it uses."""
-        return braces.assemble(braces.RUST, base, completion, problem.entry_point)
+        return braces.assemble(braces.RUST, base, completion, problem.entry_point, quoted=problem.buggy_solution)
 
     @staticmethod
     def is_complete(completion: str, entry_point: str) -> bool:
