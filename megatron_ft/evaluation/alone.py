@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import case
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.sandbox import Sandbox
-from megatron_ft.evaluation.supervise import Stream, watch
+from megatron_ft.evaluation.supervise import ANNOUNCE, KILLED, MARK, Stream, watch
 from megatron_ft.evaluation.verdict import Verdict
 
 REPORT_BYTES = 2**12
@@ -43,13 +45,29 @@ class Ended:
         return Verdict("failed", said, seconds, self.output)
 
 
-def run(sandbox: Sandbox, side: Side) -> Ended:
-    """Run one side by itself.
+def run(sandbox: Sandbox, side: Callable[[], Side]) -> Ended:
+    """Run one side by itself, made anew for each attempt; EvaluationError if its box does not come up.
 
     >>> from megatron_ft.evaluation.sandbox import Box, find
-    >>> run(find(), Side(Box(), ["/bin/sh", "-c", "echo out; exit 3"])).status
+    >>> run(find(), lambda: Side(Box(), ["/bin/sh", "-c", "echo out; exit 3"])).status
     3
     """
+    tried = []
+    for _ in range(case.STARTS):
+        ended, status = _attempt(sandbox, side())
+        if status is None:
+            return ended
+        tried.append(status)
+    if set(tried) == {case.KILLED_ONE}:
+        return replace(ended, stopped=case.killed("the program"))
+    raise EvaluationError(f"a program's box did not come up in {case.STARTS} attempts; it said: {ended.output}")
+
+
+def _attempt(sandbox: Sandbox, side: Side) -> tuple[Ended, str | None]:
+    """How it ended; what of UNDECIDED it is, if that says nothing on the program."""
+    if side.nursery is None:  # whose processes announce themselves
+        side = replace(side, argv=["/bin/sh", "-c", f'{ANNOUNCE}; exec "$@"', "sh", *side.argv])
+    limits = side.box.limits
     reading, writing = os.pipe()
     report = Stream(reading, REPORT_BYTES, keep=REPORT_BYTES)
     begun = time.monotonic()
@@ -57,15 +75,24 @@ def run(sandbox: Sandbox, side: Side) -> Ended:
         with side.started(sandbox, (writing,)) as running:
             os.close(writing)
             writing = -1
-            how = watch([running.output, report], [running.output], begun + side.box.limits.wall_s, guarded=running)
+            how = watch([running.output, report], [running.output], begun + limits.wall_s, guarded=running)
             status = running.status(within_s=5) if how == "ended" else None
-            stopped = case.stopped(how, side.box.limits) if how != "ended" else None
-            if stopped is None and case.out_of_cpu(running, status, side.box.limits):
-                stopped = "timeout", f"used more than {side.box.limits.cpu_s:g} s of cpu time"
+            stopped = case.stopped(how, limits) if how != "ended" else None
+            if stopped is None and case.out_of_cpu(running, status, limits):
+                stopped = "timeout", f"used more than {limits.cpu_s:g} s of cpu time"
             if report.open and stopped is None:
                 watch([report], [report], time.monotonic() + 1)
     finally:
         for descriptor in (writing, reading if report.open else -1):
             if descriptor >= 0:
                 os.close(descriptor)
-    return Ended(stopped, status, report.text, running.output.text, running.output.count, round(time.monotonic() - begun, 3))
+    output = running.output
+    up = output.head == MARK
+    undecided = None
+    if stopped is None and (not up or running.lost and status not in KILLED):
+        undecided = case.NOT_UP
+    elif stopped is None and status in KILLED:
+        undecided = case.KILLED_ONE
+    ended = Ended(stopped, status, report.text, output.text.removeprefix(MARK.decode()) if up else running.said,
+                  output.count - len(MARK), round(time.monotonic() - begun, 3))
+    return ended, undecided

@@ -31,8 +31,10 @@ from megatron_ft.evaluation.verdict import Verdict
 
 REPORT_BYTES = 2**17
 REASON_CHARACTERS = 2500
-STARTS = 3  # a box that did not come up (memory, processes) is tried again before the run stops
+STARTS = 3  # a box that did not come up or was killed (memory, processes) is tried again
 ENDED = "the program ended before its tests did"
+KILLED_ONE, NOT_UP = UNDECIDED = ("killed", "not up")
+BY_WHOM = "by itself or because memory is short"
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,19 @@ def judge(sandbox: Sandbox, name: str, program: Callable[[], Side], tests: Calla
         program: makes the side of the program.
         tests: makes the side of the tests for the token that they write when they are over.
     """
-    lost = False
+    tried = []
     for _ in range(STARTS):
         tested = program()
         with _running(sandbox, tested, tests) as case:
-            happened = _watched(case, tested.box.limits, name)
+            status, reason = _watched(case, tested.box.limits, name)
             seconds = round(time.monotonic() - case.program.started, 3)
-            lost = lost or case.program.lost
-        if happened is not None:
-            status, reason = happened
+        if status not in UNDECIDED:
             return Verdict(status, reason[:REASON_CHARACTERS], seconds, case.program.output.text)
-    if lost:
-        return Verdict("refused", f"its box was killed from outside, {STARTS} times (is memory short?)", seconds, "")
+        tried.append(status)
+    if set(tried) == {KILLED_ONE}:  # as a program may kill itself, this is no reason to stop the run
+        return Verdict(*killed(reason), seconds, case.program.output.text)
     raise EvaluationError(f"{name}: its boxes did not come up in {STARTS} attempts; they said: "
-                          f"{case.program.output.text}{case.tests.output.text}")
+                          f"{case.program.said}{case.tests.said}")
 
 
 @contextlib.contextmanager
@@ -104,8 +105,8 @@ def _running(sandbox: Sandbox, program: Side, tests: Callable[[str], Side]) -> I
         yield Case(tested, testing, verdict, token)
 
 
-def _watched(case: Case, limits: Limits, name: str) -> tuple[str, str] | None:
-    """Status and reason of a running case; None when a box did not come up."""
+def _watched(case: Case, limits: Limits, name: str) -> tuple[str, str]:
+    """Status and reason of a running case; of those in UNDECIDED the reason is the side it is about."""
     how = watch([case.program.output, case.tests.output, case.report], [case.report],
                 case.program.started + limits.wall_s, guarded=case.program)
     if how != "ended":
@@ -115,12 +116,20 @@ def _watched(case: Case, limits: Limits, name: str) -> tuple[str, str] | None:
     status = case.tests.status(within_s=max(limits.wall_s, 5) if said == case.token else 5)
     if said == case.token and status == 0:
         return "passed", ""
-    ended = case.program.status(within_s=1)
-    if case.program.lost or case.tests.lost:
-        return None
+    kind = said.partition("\n")[0]
+    # A program that went away does so before its status is known; one that is still there when the tests end need not leave.
+    ended = case.program.status(within_s=5 if kind == "ended" else 1)
     if out_of_cpu(case.program, ended, limits) or status in OUT_OF_CPU:
         return "timeout", f"used more than {limits.cpu_s:g} s of cpu time"
-    return _told(said, status, ended, name) if ready == "ready" else None
+    if ready == "ready" and (told := _told(said, name)) is not None:
+        return told
+    if ended in KILLED or status in KILLED:
+        return KILLED_ONE, "the program" if ended in KILLED else "the box of its tests"
+    if ready != "ready" or kind == "not started" or case.program.lost or case.tests.lost:
+        return NOT_UP, ""
+    if kind == "ended":
+        return "failed", f"{ENDED} (exit status {ended})"
+    return "failed", f"the tests ended without a verdict (exit status {status})"
 
 
 def stopped(how: str, limits: Limits) -> tuple[str, str]:
@@ -132,21 +141,22 @@ def stopped(how: str, limits: Limits) -> tuple[str, str]:
     }[how]
 
 
+def killed(who: str) -> tuple[str, str]:
+    """Status and reason for what was killed in every attempt, by whom cannot be known."""
+    return "failed", f"{who} was killed in each of {STARTS} attempts, {BY_WHOM}"
+
+
 def out_of_cpu(running: Running | Forked, status: int | None, limits: Limits) -> bool:
-    """Whether a box ended because its cpu time was used up (a program may hold SIGXCPU, but not the SIGKILL after it)."""
-    at_hard_limit = status in KILLED and time.monotonic() - running.started > limits.cpu_s
-    return status in OUT_OF_CPU or at_hard_limit
+    """Whether a box ended because its cpu time was used up (a program may hold SIGXCPU, but not the SIGKILL after it).
+
+    Looks come five times a second, so that the last one before the SIGKILL saw half of the time at least.
+    """
+    return status in OUT_OF_CPU or (status in KILLED and running.cpu_s > limits.cpu_s / 2)
 
 
-def _told(said: str, status: int | None, ended: int | None, name: str) -> tuple[str, str] | None:
-    """What the tests reported, in the words of a verdict; None if the program's box did not come up."""
+def _told(said: str, name: str) -> tuple[str, str] | None:
+    """What the tests found out, in the words of a verdict; None if they found nothing out."""
     kind, _, reason = said.partition("\n")
-    if kind == "not started":
-        return None
     if kind == "broken":
         raise EvaluationError(f"{name}: {reason}; the benchmark's tests cannot be executed as they are")
-    if kind == "ended":
-        return "failed", f"{ENDED} (exit status {ended})"
-    if kind in ("failed", "refused", "compile error"):
-        return kind, reason
-    return "failed", f"the tests ended without a verdict (exit status {status})"
+    return (kind, reason) if kind in ("failed", "refused", "compile error") else None

@@ -16,7 +16,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import seccomp
 from megatron_ft.evaluation.box import Box, processes_allowed, resource_limits
 from megatron_ft.evaluation.sandbox import Sandbox
-from megatron_ft.evaluation.supervise import DEATH_S, Stream, drain
+from megatron_ft.evaluation.supervise import DEATH_S, MARK, Stream, drain
 
 READY_S = 60
 ANSWER_BYTES = 64
@@ -30,6 +30,8 @@ class Forked:
     output: Stream
     memory_bytes: int
     started: float = field(default_factory=time.monotonic)
+    cpu_s: float = 0.0
+    """The cpu time that it took, once it has ended."""
     _status: int | None = None
 
     @property
@@ -42,10 +44,18 @@ class Forked:
         """Whether the nursery is gone, so that how the process ended says nothing about it."""
         return not self.nursery.alive
 
+    @property
+    def said(self) -> str:
+        """The end of what it and the nursery itself wrote."""
+        return self.output.text + self.nursery.said()
+
+    def note(self, memory_bytes: int, cpu_s: float) -> None:
+        """Looks see the nursery's own cpu time too; what this process took it tells itself."""
+
     def status(self, within_s: float) -> int | None:
-        """Its exit status, waited for up to `within_s` seconds; None if it still runs then."""
+        """Its exit status, waited for up to `within_s` seconds; None if it still runs then, the nursery's if that is gone."""
         if self._status is None:
-            self._status = self.nursery.answer(within_s)
+            self._status, self.cpu_s = self.nursery.answer(within_s) or (None, 0.0)
         return self._status
 
 
@@ -69,7 +79,7 @@ class Nursery:
                                             pass_fds=(theirs.fileno(),), cwd="/", start_new_session=True)
         setup = {"half": half, "uid": uid, "locked": sandbox.locked, "tmp_bytes": box.limits.file_bytes,
                  "filter": seccomp.program(box_stands=True).hex() if sandbox.filtered else "",
-                 "limits": resource_limits(box.limits, processes_allowed(box.limits, uid))}
+                 "mark": MARK.decode(), "limits": resource_limits(box.limits, processes_allowed(box.limits, uid))}
         self._control.settimeout(READY_S)
         try:
             self._control.send(json.dumps(setup).encode())
@@ -104,8 +114,11 @@ class Nursery:
         finally:
             self._end(forked)
 
-    def answer(self, within_s: float) -> int | None:
-        """The exit status that the nursery tells of its process; None if it has not told yet."""
+    def answer(self, within_s: float) -> tuple[int, float] | None:
+        """What the nursery tells of its process, exit status and cpu seconds; None if it has not told yet.
+
+        A nursery that is gone tells nothing any more: its own exit status stands for it.
+        """
         try:
             self._control.settimeout(max(within_s, 0.001))
             told = self._control.recv(ANSWER_BYTES)
@@ -114,9 +127,12 @@ class Nursery:
         except OSError:
             told = b""
         if not told:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(DEATH_S)  # else it would be our own signal that ends it
             self.close()
-            return 1
-        return int(told)
+            return self.process.returncode, 0.0
+        status, cpu_s = told.split()
+        return int(status), float(cpu_s)
 
     def close(self) -> None:
         """End the nursery and what runs in it."""

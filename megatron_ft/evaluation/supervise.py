@@ -23,6 +23,11 @@ READ_BYTES = 2**16
 DEATH_S = 5
 LOOK_EVERY_S = 0.2  # between two looks at a box's memory
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MARK = b"\x01up\n"
+"""What a box writes before anything of a program: without it, it did not come up."""
+ANNOUNCE = r"printf '\001up\n'"
+"""The shell's command for it."""
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 KILLED = (128 + signal.SIGKILL, -signal.SIGKILL)
 OUT_OF_CPU = (128 + signal.SIGXCPU, -signal.SIGXCPU)
 
@@ -36,12 +41,15 @@ class Stream:
     keep: int = TAIL_BYTES
     count: int = 0
     open: bool = True
+    head: bytes = b""
+    """The first bytes of it, as many as a mark has."""
     _kept: bytearray = field(default_factory=bytearray)
 
     def read(self) -> None:
         """Take what is there; closes at the end of the pipe."""
         data = os.read(self.descriptor, READ_BYTES)
         self.count += len(data)
+        self.head += data[:len(MARK) - len(self.head)]
         self._kept += data
         if len(self._kept) > 2 * self.keep:
             del self._kept[:-self.keep]
@@ -68,6 +76,10 @@ class Running:
     output: Stream
     memory_bytes: int
     started: float = field(default_factory=time.monotonic)
+    peak_bytes: int = 0
+    """The most memory that a look has seen in use."""
+    cpu_s: float = 0.0
+    """The cpu time of its busiest process at the last look."""
 
     @property
     def pid(self) -> int:
@@ -76,8 +88,17 @@ class Running:
 
     @property
     def lost(self) -> bool:
-        """Whether it was ended by what ended others with it; never, as this box holds one program."""
+        """Whether it is gone with what ran it; never, as this box holds one program."""
         return False
+
+    @property
+    def said(self) -> str:
+        """The end of what it wrote."""
+        return self.output.text
+
+    def note(self, memory_bytes: int, cpu_s: float) -> None:
+        """Keep what a look has seen."""
+        self.peak_bytes, self.cpu_s = max(self.peak_bytes, memory_bytes), max(self.cpu_s, cpu_s)
 
     def status(self, within_s: float) -> int | None:
         """Its exit status, waited for up to `within_s` seconds; None if it still runs then."""
@@ -139,8 +160,7 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
                 return "timeout"
             if guarded is not None and time.monotonic() - looked > LOOK_EVERY_S:
                 looked = time.monotonic()
-                # Adding up each process's share of what they have in common takes longer, so it is done last.
-                if all(measure(guarded.pid) > guarded.memory_bytes for measure in (resident_bytes, shared_out_bytes)):
+                if over_memory(guarded):
                     return "memory"
             for key, _ in ready:
                 selector.unregister(key.fd)
@@ -152,18 +172,30 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
     return "ended"
 
 
+def over_memory(guarded: Running) -> bool:
+    """Look at a box: whether its processes use more memory together than they may."""
+    processes = family(guarded.pid)
+    resident = sum(resident_bytes(each) for each in processes)
+    guarded.note(resident, max(map(cpu_s, processes)))
+    # Adding up each process's share of what they have in common takes longer, so it is done last.
+    return resident > guarded.memory_bytes and sum(map(shared_out_bytes, processes)) > guarded.memory_bytes
+
+
 def resident_bytes(pid: int) -> int:
-    """The memory of a process and of all that descend from it; what ended meanwhile counts nothing."""
-    return sum(int(_read(f"/proc/{each}/statm", "0 0").split()[1]) * PAGE_BYTES for each in family(pid))
+    """The memory of a process; nothing if it ended meanwhile."""
+    return int(_read(f"/proc/{pid}/statm", "0 0").split()[1]) * PAGE_BYTES
 
 
 def shared_out_bytes(pid: int) -> int:
-    """The same, with pages that several of them share counted once; where this cannot be read, as `resident_bytes`."""
-    total = 0
-    for each in family(pid):
-        told = _read(f"/proc/{each}/smaps_rollup", "").partition("\nPss:")[2].split(None, 1)
-        total += int(told[0]) * 1024 if told else int(_read(f"/proc/{each}/statm", "0 0").split()[1]) * PAGE_BYTES
-    return total
+    """The same, of pages that several processes have its share only; where this cannot be read, as `resident_bytes`."""
+    told = _read(f"/proc/{pid}/smaps_rollup", "").partition("\nPss:")[2].split(None, 1)
+    return int(told[0]) * 1024 if told else resident_bytes(pid)
+
+
+def cpu_s(pid: int) -> float:
+    """The cpu time of a process; nothing if it ended meanwhile."""
+    fields = _read(f"/proc/{pid}/stat", "").rpartition(")")[2].split()  # its name may hold anything
+    return sum(map(int, fields[11:13])) / CLOCK_TICKS
 
 
 def family(pid: int) -> list[int]:

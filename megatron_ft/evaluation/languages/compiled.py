@@ -97,7 +97,7 @@ class Compiled(Language):
         try:
             # `alone` appends a descriptor, which a program of Rust's tests would take for the name of a test.
             argv = ["/bin/sh", "-c", shlex.join(self._placed(self.public_argv(), artifact))]
-            ended = alone.run(self.sandbox, Side(self.run_box(artifact), argv))
+            ended = alone.run(self.sandbox, lambda: Side(self.run_box(artifact), argv))
         finally:
             artifact.unlink()
         return ended.verdict(ended.status == 0, built.seconds)

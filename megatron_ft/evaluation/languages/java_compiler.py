@@ -9,8 +9,11 @@ import struct
 import threading
 import time
 
-from megatron_ft.evaluation.sandbox import Box, Sandbox
-from megatron_ft.evaluation.supervise import started
+from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.box import Box
+from megatron_ft.evaluation.case import STARTS
+from megatron_ft.evaluation.sandbox import Sandbox
+from megatron_ft.evaluation.supervise import KILLED, started
 
 READ_BYTES = 2**16
 
@@ -31,7 +34,7 @@ class Compiler:
             stack.callback(lambda: (os.close(self._requests), os.close(self._answers)))
             try:
                 argv = ["/bin/sh", "-c", script, "sh", str(theirs_in), str(theirs_out)]
-                stack.enter_context(started(sandbox, box, argv, keep=(theirs_in, theirs_out)))
+                self._running = stack.enter_context(started(sandbox, box, argv, keep=(theirs_in, theirs_out)))
             finally:
                 os.close(theirs_in)
                 os.close(theirs_out)
@@ -51,9 +54,18 @@ class Compiler:
             raise GoneError(f"it answered with {size} bytes")
         return self._read(size, deadline)
 
+    def was_killed(self) -> bool:
+        """Of one that is gone, whether it was killed from outside."""
+        return self._running.status(within_s=5) in KILLED
+
     def close(self) -> None:
         """End it."""
         self._stack.close()
+
+    @property
+    def said(self) -> str:
+        """What a closed one wrote besides its answers."""
+        return self._running.said
 
     def _read(self, count: int, deadline: float) -> bytes:
         data = bytearray()
@@ -80,25 +92,41 @@ class Compilers:
     def compile(self, source: bytes) -> bytes | None:
         """The answer to a source, None if it ended the compiler; TimeoutError as above.
 
-        One that is gone may have died long ago (its box dies with the thread that started it), so a new one tries again.
+        One that is gone may have died long ago (its box dies with the thread that started it), so new ones try again. Where
+        they are killed from outside, or end at any source, none of it is the program's doing: EvaluationError.
         """
         with self._lock:
             compiler = self._idle.pop() if self._idle else None
-        for _ in range(2):
+        for _ in range(STARTS):
             compiler = compiler or Compiler(*self._made_of)
             try:
-                answer = compiler.compile(source)
+                return self._answer(compiler, source)
             except GoneError:
-                compiler.close()
-                compiler = None
-            except BaseException:
-                compiler.close()
-                raise
-            else:
-                with self._lock:
-                    self._idle.append(compiler)
-                return answer
+                gone, killed, compiler = compiler, compiler.was_killed(), None
+                gone.close()
+        if killed:
+            raise EvaluationError(f"a compiler was killed from outside in {STARTS} attempts (is memory short?). Give the job "
+                                  f"more memory, or run fewer programs at a time (--workers). It said: {gone.said}")
+        compiler = Compiler(*self._made_of)
+        try:
+            self._answer(compiler, b"")
+        except GoneError:
+            compiler.close()
+            raise EvaluationError(f"a compiler ends at every source, even at none; it said: {compiler.said}") from None
         return None
+
+    def _answer(self, compiler: Compiler, source: bytes) -> bytes:
+        """A compiler's answer; it is idle then, or closed if it took too long."""
+        try:
+            answer = compiler.compile(source)
+        except GoneError:
+            raise
+        except BaseException:
+            compiler.close()
+            raise
+        with self._lock:
+            self._idle.append(compiler)
+        return answer
 
     def close(self) -> None:
         """End all that are idle."""

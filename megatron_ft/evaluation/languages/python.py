@@ -84,7 +84,7 @@ class Python(Language):
 
     def judge_publicly(self, source: str) -> Verdict:
         """Run program and tests in one process; a pass is that nothing was raised."""
-        ended = alone.run(self.sandbox, self._side("public", source.encode("utf-8", "surrogatepass")))
+        ended = alone.run(self.sandbox, lambda: self._side("public", source.encode("utf-8", "surrogatepass")))
         return ended.verdict(ended.report == "passed")
 
     def _side(self, half: str, stdin: bytes) -> Side:
