@@ -49,6 +49,7 @@ setup(
     extras_require={
         "gpu": ["transformer-engine[pytorch]>=2.8"],
         "wandb": ["wandb>=0.19"],
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.12", "wandb>=0.19", "peft>=0.21"],
+        "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "wandb>=0.19",
+                "peft>=0.21"],
     },
 )

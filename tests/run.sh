@@ -4,7 +4,8 @@
 #   bash tests/run.sh
 #   bash tests/run.sh tests/data -k pack
 #
-# Arguments go to pytest; the last line and the exit code are pytest's.
+# Arguments go to pytest; the last line and the exit code are pytest's. Two files run at a time (-n 0: one), because many tests
+# wait for processes of their own; a file's tests stay together, as they share what is slow to make.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,4 +42,4 @@ export HF_HUB_OFFLINE=1
 # No window may open: pictures are drawn into files.
 export MPLBACKEND=Agg
 
-exec .venv/bin/python -m pytest -q --durations=10 --durations-min=5 "$@"
+exec .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=5 "$@"

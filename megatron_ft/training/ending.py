@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 from megatron_ft import cli
@@ -21,6 +22,7 @@ from megatron_ft.errors import TrainingError
 
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 STEPS_REMEMBERED = 8
+STARTED = 19  # place of "starttime" in /proc/PID/stat behind the program's name, see proc(5)
 SAVES_SPARED = 2  # one that is being written when the time is up, and the last
 
 
@@ -131,9 +133,9 @@ class Ending:
 
 def process_age() -> Callable[[], float]:
     """Seconds since this process was started, its imports included: a clock that adjusting the time of day leaves alone."""
-    import psutil
-
-    before = max(0.0, time.time() - psutil.Process().create_time())
+    # psutil's create_time is right to a second only: it adds to the time of the boot, which the kernel tells in whole seconds.
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[STARTED]) / os.sysconf("SC_CLK_TCK")
+    before = max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     now = time.monotonic()
     return lambda: before + time.monotonic() - now
 

@@ -188,17 +188,22 @@ def decayed_parameters(process: Process, *, config: dict[str, Any]) -> list[str]
 
 
 def left_behind(process: Process, *, configs: list[dict[str, Any]], ports: list[int]) -> list[tuple[int, int]]:
-    """(models, gloo's threads) that this process still has after each of these runs, one after the other."""
+    """(models, gloo's threads) that this process still has after each of these runs, one after the other.
+
+    Models that tests before have left are not counted.
+    """
     from megatron.core.distributed import DistributedDataParallel
 
     from megatron_ft.training import loop, setup
 
-    found = []
+    def models() -> int:
+        gc.collect()
+        return sum(type(each) is DistributedDataParallel for each in gc.get_objects())
+
+    before, found = models(), []
     for config, port in zip(configs, ports, strict=True):
         loop.train(setup.prepare(parse(config), dataclasses.replace(process, port=port)), "cpu")
-        gc.collect()
-        models = sum(type(each) is DistributedDataParallel for each in gc.get_objects())
-        found.append((models, gloo_threads()))
+        found.append((models() - before, gloo_threads()))
     return found
 
 
