@@ -135,7 +135,9 @@ def judge_of(settings: Settings, name: str, box: Sandbox, slowness: float, kind:
     language = languages.get(name)
     cpu_s = settings.timeout_s or max(language.default_limits.cpu_s, kind.cpu_s) * slowness
     limits = replace(language.default_limits, cpu_s=cpu_s, wall_s=CLOCK_FACTOR * cpu_s)
-    return judging.MODES[settings.mode](language(box, limits), settings.prompt_style)
+    judged = language(box, limits)
+    judged.slow_down(slowness)
+    return judging.MODES[settings.mode](judged, settings.prompt_style)
 
 
 def identity(settings: Settings, found: Mapping[str, Benchmark], chosen: Mapping[str, Sequence[Problem]],

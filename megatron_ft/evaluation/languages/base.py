@@ -27,6 +27,12 @@ class Language(abc.ABC):
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
         self.sandbox = sandbox
         self.limits = limits or self.default_limits
+        self.slowness = 1.0
+        """How many times longer this machine takes than that on which the limits of what is not a program's run were chosen."""
+
+    def slow_down(self, slowness: float) -> None:
+        """Give more time, on a slower machine, to what is not a program's run."""
+        self.slowness = slowness
 
     @staticmethod
     @abc.abstractmethod

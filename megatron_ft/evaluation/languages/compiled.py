@@ -12,8 +12,8 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import alone, case
@@ -31,7 +31,7 @@ PROGRAM_BYTES = 2**20
 class Compiled(Language):
     """Builds both halves of a case and judges them; a language says what their sources and commands are."""
 
-    build_limits: ClassVar[Limits] = Limits(cpu_s=60, wall_s=240, memory_bytes=4 * 2**30, processes=64)
+    build_limits: Limits = Limits(cpu_s=60, wall_s=240, memory_bytes=4 * 2**30, processes=64)
     """What a compiler may use."""
 
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
@@ -39,6 +39,12 @@ class Compiled(Language):
         self._folder = tempfile.TemporaryDirectory(prefix="megatron_ft-build-")
         self._tests: dict[Problem, Future[Path]] = {}
         self._lock = threading.Lock()
+
+    def slow_down(self, slowness: float) -> None:
+        """Give a compiler as much longer as a program."""
+        super().slow_down(slowness)
+        limits = type(self).build_limits
+        self.build_limits = replace(limits, cpu_s=limits.cpu_s * slowness, wall_s=limits.wall_s * slowness)
 
     @abc.abstractmethod
     def program_source(self, problem: Problem, program: str) -> str:

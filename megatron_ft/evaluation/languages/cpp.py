@@ -124,7 +124,7 @@ class Cpp(Compiled):
 
     def public_build(self) -> tuple[Box, str]:
         """The public harness's command."""
-        return (Box(limits=replace(self.build_limits, cpu_s=60)),
+        return (Box(limits=replace(self.build_limits, cpu_s=60 * self.slowness)),
                 "g++ -std=c++11 -o /tmp/made -x c++ - -lcrypto -lssl && cat /tmp/made")
 
     @property
@@ -147,7 +147,8 @@ class Cpp(Compiled):
         for path in _sources():
             shutil.copy(path, folder / path.name)
         place = INSIDE if self.sandbox.tool != "none" else str(folder)
-        box = Box({str(SOURCES): place}, limits=replace(self.build_limits, cpu_s=120, wall_s=600, file_bytes=HEADER_BYTES))
+        limits = replace(self.build_limits, cpu_s=120 * self.slowness, wall_s=600 * self.slowness, file_bytes=HEADER_BYTES)
+        box = Box({str(SOURCES): place}, limits=limits)
         for name, command in made.items():
             script = command.format(compile=COMPILE, place=place)
             built = build(self.sandbox, box, f"{script} -o made && cat made", b"")

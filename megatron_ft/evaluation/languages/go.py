@@ -48,7 +48,7 @@ class Go(Compiled):
     name = "go"
     title = "Go"
     tools: ClassVar = {"go": "golang-go and golang-github-stretchr-testify-dev"}
-    build_limits: ClassVar = Limits(cpu_s=30, wall_s=120, memory_bytes=4 * 2**30, processes=64)
+    build_limits = Limits(cpu_s=30, wall_s=120, memory_bytes=4 * 2**30, processes=64)
 
     @staticmethod
     def assemble(problem: Problem, base: str, completion: str) -> str:
@@ -112,7 +112,7 @@ class Go(Compiled):
         script = (f"cp -r {PUBLIC} /tmp/cache && cat >main_test.go && {go} vet {VETTED} main_test.go >&2 && "
                   f"{go} test -c -vet=off -o /tmp/made main_test.go >&2 && cat /tmp/made")
         return Box({str(self._public_cache): PUBLIC, **{folder: folder for folder in _package_folders()}}, environment,
-                   replace(self.build_limits, cpu_s=60, file_bytes=PUBLIC_BYTES)), script
+                   replace(self.build_limits, cpu_s=60 * self.slowness, file_bytes=PUBLIC_BYTES)), script
 
     @cached_property
     def _public_cache(self) -> Path:

@@ -86,7 +86,7 @@ class Java(Compiled):
     tools: ClassVar = {"javac": "openjdk-17-jdk-headless"}
     default_limits: ClassVar = Limits(address_space=False, processes=40)
     # The cpu time is that of all programs together, so a single one is held to the wall time.
-    build_limits: ClassVar = Limits(cpu_s=10**6, wall_s=60, memory_bytes=4 * 2**30, address_space=False, processes=64)
+    build_limits = Limits(cpu_s=10**6, wall_s=60, memory_bytes=4 * 2**30, address_space=False, processes=64)
 
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
         # A JVM reserves far more than it uses; its heap has a limit of its own.
@@ -150,7 +150,7 @@ class Java(Compiled):
         """The public harness's command; the classes come as an archive."""
         javac = f"{self._home}/bin/javac -J-Xmx1g -J-XX:+UseSerialGC"
         script = f"mkdir made && cat >Main.java && {javac} -d made Main.java >&2 && cd made && tar -c *"
-        return self._box({}, replace(self.build_limits, cpu_s=120)), script
+        return self._box({}, replace(self.build_limits, cpu_s=120 * self.slowness)), script
 
     def public_argv(self) -> Sequence[str]:
         """The class with the tests' main."""

@@ -147,7 +147,8 @@ class Rust(Compiled):
         rustc = self._rustc(f"./{PRELOADED}")
         compiled = " && ".join([f"cc -O1 -shared -fPIC -o {PRELOADED} {place}/exe.c -ldl",
                                 *(f"{rustc} {COMPILE} -C opt-level=1 {job}" for job in jobs)])
-        box = Box({**self._toolchain, str(SOURCES): place}, limits=replace(self.build_limits, cpu_s=120, wall_s=600))
+        limits = replace(self.build_limits, cpu_s=120 * self.slowness, wall_s=600 * self.slowness)
+        box = Box({**self._toolchain, str(SOURCES): place}, limits=limits)
         built = build(self.sandbox, box, f"{compiled} && tar -c *", b"")
         if built.status:
             raise EvaluationError(f"Rust: the crates cannot be built ({built.status}: {built.reason}); the Debian packages are "
