@@ -107,7 +107,7 @@ def has_plain_cache(network: PreTrainedModel) -> bool:
     takes = _arguments(network)
     if not {"attention_mask", "position_ids"} <= takes or not {"cache", "past_key_values"} & takes:
         return False
-    if network._is_stateful or not network._supports_default_dynamic_cache():
+    if network._is_stateful:
         return False
     return all(type(layer) in PLAIN_LAYERS for layer in DynamicCache(config=network.config).layers)
 

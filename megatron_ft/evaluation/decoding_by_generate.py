@@ -1,8 +1,8 @@
 """Decodes with transformers' own `generate`, for models that remember a text in another way than keys and values.
 
-State-space and hybrid models (Mamba, Jamba, RWKV) carry a state that padding would change and positions that nobody tells
-them, so only prompts of one length run together; a prompt is computed once for each of its samples, and rows that are over
-wait for the last. The tokens are chosen by the same rules and numbers as in `decoding`.
+State-space and hybrid models (Mamba, Jamba) carry a state that padding would change, and others (Bloom) find their positions
+by themselves, so only prompts of one length run together; a prompt is computed once for each of its samples, and rows that
+are over wait for the last. The tokens are chosen by the same rules and numbers as in `decoding`.
 """
 
 # B rows of a batch, T tokens so far, V vocabulary

@@ -137,6 +137,10 @@ def load(model: str, *, device: str, dtype: str) -> Model:
     # A model's own penalties and cut-offs would bend the distribution that temperature and top-p are meant for.
     network.generation_config = transformers.GenerationConfig()
     network = network.to(device).eval()
+    if not network._supports_default_dynamic_cache():  # decoded in a batch, transformers' own RWKV gives other tokens
+        raise CheckpointError(f"--model: {model} ({network.config.model_type}) remembers a text in a way of its own, without "
+                              "transformers' caches, and is not decoded here; generate with its own program and score what it "
+                              "wrote with --generations")
     _require_causal(model, network)
     return Model(known.tokenizer, known.end_ids, known.positions, network)
 

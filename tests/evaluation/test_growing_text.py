@@ -80,7 +80,8 @@ def test_a_leading_space_is_kept_with_sentencepiece() -> None:
 
     class Tokenizer:
         def decode(self, ids: list[int], **_: object) -> str:
-            return "".join(["\u2581def", "\u2581f", ":", "\u2581return"][number] for number in ids).replace("\u2581", " ").strip()
+            pieces = ["\u2581def", "\u2581f", ":", "\u2581return"]
+            return "".join(pieces[number] for number in ids).replace("\u2581", " ").strip()
 
     assert text_of(Tokenizer(), [0, 1, 2], [3]) == " return"
     growing = GrowingText(Tokenizer(), [0, 1, 2])

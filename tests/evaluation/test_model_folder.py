@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertLMHeadModel, RwkvConfig, RwkvForCausalLM, T5Config, T5ForConditionalGeneration
 
 from megatron_ft.errors import CheckpointError, ConfigError
 from megatron_ft.evaluation import model_folder
@@ -114,10 +114,16 @@ def test_a_model_that_looks_ahead_is_refused(folder: Path, tmp_path: Path) -> No
     (tmp_path / "ahead").mkdir()
     (tmp_path / "causal").mkdir()
     ahead = with_tokenizer(folder, BertLMHeadModel(BertConfig(**sizes, initializer_range=0.5)), tmp_path / "ahead")
-    with pytest.raises(CheckpointError, match=r"\(bert\) looks at the tokens that follow, so it cannot write from left to right"):
+    with pytest.raises(CheckpointError, match=r"\(bert\) looks at the tokens that follow, so it cannot write from left"):
         model_folder.load(ahead, device="cpu", dtype="auto")
     causal = BertLMHeadModel(BertConfig(**sizes, initializer_range=0.5, is_decoder=True))
     model_folder.load(with_tokenizer(folder, causal, tmp_path / "causal"), device="cpu", dtype="auto")
+
+
+def test_a_model_that_is_not_decoded_rightly_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    network = RwkvForCausalLM(RwkvConfig(vocab_size=304, hidden_size=16, num_hidden_layers=2, context_length=64))
+    with pytest.raises(CheckpointError, match=r"\(rwkv\) remembers a text in a way of its own, .*score .* --generations"):
+        model_folder.load(with_tokenizer(folder, network, tmp_path), device="cpu", dtype="auto")
 
 
 @pytest.mark.parametrize(("device", "count", "visible", "chosen"), [
@@ -135,5 +141,5 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match="--device: cuda is not available here; use cpu or auto"):
         model_folder.choose_devices("cuda", 0)
     monkeypatch.setattr(model_folder, "cuda_devices", lambda: 2)
-    with pytest.raises(ConfigError, match="--devices: 3 CUDA devices are asked for and 2 are visible; use up to 2, or 0 for all"):
+    with pytest.raises(ConfigError, match="--devices: 3 CUDA devices are asked for and 2 are visible; use up to 2, or 0"):
         model_folder.choose_devices("auto", 3)
