@@ -1,7 +1,8 @@
-"""A real SLURM of two nodes on this machine, beside the machine's own if it has one.
+"""A real SLURM of two nodes on this machine, beside its own if it has one; eight names of /dev/null pass for a node's GPUs.
 
-munged, slurmctld and one slurmd per node run in the foreground as children of this process, on free ports, with key,
-configuration, state and spool in one temporary folder. They die with this process, however it ends.
+munged, slurmctld and one slurmd per node run in the foreground as children of this process, with key, configuration, state
+and spool in one temporary folder. They die with this process, however it ends. Where namespaces can be made (network.py), nodes
+have their own addresses and names and what they say to each other crosses a network; else all is on loopback, on free ports.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import network as networks
+from tests.cluster.network import Network
+
 BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "sinfo", "squeue", "setpriv")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+GPUS = 8  # of a node
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE"}
 
 CONFIGURATION = """
 ClusterName=megatron-ft-tests
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
+SlurmctldHost={host}({controller})
+SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -44,6 +49,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
 SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
@@ -68,9 +74,12 @@ def require() -> None:
 class Cluster:
     """The running SLURM. A job is its number as text; an array's tasks are told apart by theirs, a plain job's is ''."""
 
-    def __init__(self, folder: Path, nodes: Sequence[str]) -> None:
+    def __init__(self, folder: Path, nodes: Sequence[str], network: Network | None) -> None:
         self.nodes = list(nodes)
         self._folder = folder
+        self._prefix = network.at_controller if network else []
+        self.job_environment = {} if network else {"MASTER_ADDR": "127.0.0.1"}
+        """What jobs of several nodes have to be told: on loopback the nodes' names lead nowhere."""
         # Within a job of another SLURM, its variables would steer ours.
         self.environment = {name: value for name, value in os.environ.items()
                             if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
@@ -78,7 +87,7 @@ class Cluster:
 
     def run(self, *command: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
         """What one of SLURM's commands prints; AssertionError with what it complains of if it fails."""
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, cwd=cwd,
+        done = subprocess.run([*self._prefix, *map(str, command)], capture_output=True, text=True, timeout=60, cwd=cwd,
                               env=self.environment | dict(environment or {}), check=False)
         assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stderr}{self.logs()}"
         return done.stdout
@@ -111,6 +120,12 @@ class Cluster:
             assert time.monotonic() < end, f"{what} did not come in {timeout_s:.0f} s\n{self._ask('squeue')}{self.logs()}"
             time.sleep(0.1)
 
+    def start_again(self, job: str, task: str = "") -> None:
+        """Wait until a job, or a task of an array, is back in the queue, and have it start now."""
+        self.wait_until(lambda: self.states(job).get(task) == "PENDING", what=f"job {job} back in the queue")
+        # SLURM lets it wait two minutes. A node takes no job whose credential is of the second in which it killed that job.
+        self.run("scontrol", "update", f"JobId={job}{task and '_'}{task}", "StartTime=now+3")
+
     def logs(self) -> str:
         """The last lines of every daemon."""
         return "".join(f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:]) + "\n"
@@ -127,7 +142,8 @@ class Cluster:
         self.wait_until(lambda: not self._ask("squeue", "--noheader"), timeout_s=STOP_TIMEOUT_S, what="an empty queue")
 
     def _ask(self, *command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=self.environment, check=False).stdout
+        return subprocess.run([*self._prefix, *command], capture_output=True, text=True, timeout=60, env=self.environment,
+                              check=False).stdout
 
 
 @contextlib.contextmanager
@@ -137,25 +153,26 @@ def running(nodes: int = 2, cpus: int = 16) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="megatron_ft-slurm-"))
     folder.chmod(0o755)
     names = [f"node{index}" for index in range(nodes)]
-    ports = _free_ports(1 + nodes)
-    _configure(folder, names, ports, cpus)
-    cluster = Cluster(folder, names)
     daemons: list[subprocess.Popen] = []
 
-    def start(name: str, *command: object) -> None:
+    def start(name: str, *command: object, where: Sequence[str] = ()) -> None:
         with open(folder / f"{name}.log", "wb") as log:
             # A daemon gets SIGKILL when the thread that started it ends: a run that is killed leaves none.
-            daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, cwd=folder, env=cluster.environment,
-                                            start_new_session=True))
+            daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *where, *map(str, command)],
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
+                                            env=cluster.environment, start_new_session=True))
 
+    stack = contextlib.ExitStack()
     try:
+        network = stack.enter_context(networks.running(names, folder)) if networks.is_possible() else None
+        _configure(folder, names, cpus, network)
+        cluster = Cluster(folder, names, network)
         start("munged", "munged", "--foreground", "--key-file", folder / "munge.key", "--socket", folder / "munge.socket",
               "--pid-file", folder / "munged.pid", "--log-file", folder / "munged.out", "--seed-file", folder / "munge.seed")
         cluster.wait_until((folder / "munge.socket").exists, timeout_s=START_TIMEOUT_S, what="munge's socket")
-        start("slurmctld", "slurmctld", "-D")
+        start("slurmctld", "slurmctld", "-D", where=network.at_controller if network else ())
         for name in names:
-            start(name, "slurmd", "-D", "-N", name)
+            start(name, "slurmd", "-D", "-N", name, where=network.at_node(name) if network else ())
         cluster.wait_until(cluster.is_idle, timeout_s=START_TIMEOUT_S, what="idle nodes")
         yield cluster
         cluster.cancel_all()
@@ -169,6 +186,7 @@ def running(nodes: int = 2, cpus: int = 16) -> Iterator[Cluster]:
                 daemon.kill()
                 daemon.wait()
         remove(folder)
+        stack.close()
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -190,12 +208,18 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _configure(folder: Path, names: Sequence[str], ports: Sequence[int], cpus: int) -> None:
-    text = CONFIGURATION.format(host=socket.gethostname().split(".")[0], user=str(os.getuid()), folder=folder, ports=ports)
+def _configure(folder: Path, names: Sequence[str], cpus: int, network: Network | None) -> None:
+    ports = _free_ports(1 + len(names))
+    text = CONFIGURATION.format(host=socket.gethostname().split(".")[0], user=str(os.getuid()), folder=folder, port=ports[0],
+                                controller=network.controller if network else "127.0.0.1")
     for name, port in zip(names, ports[1:], strict=True):
-        text += f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=65536\n"
+        place = f"NodeAddr={network.addresses[name]}" if network else f"NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}"
+        text += f"NodeName={name} {place} CPUs={cpus} RealMemory=65536 Gres=gpu:{GPUS}\n"
     text += "PartitionName=cpu Nodes=ALL Default=YES State=UP MaxTime=INFINITE\n"
     (folder / "slurm.conf").write_text(text)
+    for number in range(GPUS):
+        (folder / f"gpu{number}").symlink_to(os.devnull)
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
     (folder / "state").mkdir()
     key = folder / "munge.key"
     key.touch(mode=0o600)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import slurm
+from tests.cluster import network, slurm
 
 pytestmark = pytest.mark.cluster
 
@@ -16,6 +16,18 @@ def test_srun_starts_a_task_on_each_node(cluster, tmp_path):
                          cwd=tmp_path)
     assert cluster.wait(job) == {"": "COMPLETED"}
     assert sorted((tmp_path / f"slurm-{job}.out").read_text().splitlines()) == ["0 of 2 on node0", "1 of 2 on node1"]
+
+
+def test_each_node_has_an_address_of_its_own_and_reaches_the_other_by_name(cluster, tmp_path):
+    if not network.is_possible():
+        pytest.skip("no network namespaces here, the nodes are all on loopback")
+    see = "hostname; hostname -I; ip -brief link show up | wc -l; getent hosts node0 node1"
+    job = cluster.sbatch("--nodes=2", "--wrap", f"srun --output=%n.txt bash -c '{see}'", cwd=tmp_path)
+    assert cluster.wait(job) == {"": "COMPLETED"}
+    both = [["10.99.0.2", "node0"], ["10.99.0.3", "node1"]]
+    for number, (address, name) in enumerate(both):
+        lines = [line.split() for line in (tmp_path / f"{number}.txt").read_text().splitlines()]
+        assert lines == [[name], [address], ["2"], *both]
 
 
 CLUSTER = """
