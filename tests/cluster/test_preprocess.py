@@ -207,10 +207,8 @@ def test_a_requeued_task_goes_on_where_it_was(user):
     job, _ = user.array_blocked_in_shard_2()
     merge = user.merge(job)
     user.cluster.run("scontrol", "requeue", f"{job}_2")
-    user.cluster.wait_until(lambda: user.cluster.states(job).get("2") == "PENDING", what="the requeued task in the queue")
     (user.folder / "gate").touch()
-    # SLURM lets it wait two minutes. A node takes no job whose credential is of the second in which it killed that job.
-    user.cluster.run("scontrol", "update", f"JobId={job}_2", "StartTime=now+3")
+    user.cluster.start_again(job, "2")
     user.expect(job)
     user.expect(merge)
     log = user.log(job, 2)
@@ -237,7 +235,7 @@ def test_a_checkout_with_a_space_in_its_path_is_found_with_its_venv(user):
     checkout = user.folder / "my checkout"
     (checkout / "slurm").mkdir(parents=True)
     script = Path(shutil.copy(SCRIPT, checkout / "slurm"))
-    for name in ("preprocess", "megatron_ft"):
+    for name in ("preprocess", "megatron_ft", "slurm/lib.sh", "slurm/shards.sh"):
         (checkout / name).symlink_to(ROOT / name)
     (checkout / ".venv").symlink_to(sys.prefix)
     user.environment = {}

@@ -1,45 +1,19 @@
 """What slurm/preprocess.sh understands and refuses, with a python that only says how it was called: no SLURM needed."""
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.cluster.scripts import ECHO, ROOT, ArrayCall, executable, refusal, words
+
 SCRIPT = ROOT / "slurm" / "preprocess.sh"
 RECIPE = ("--input", "data/*.jsonl", "more rows.jsonl", "--tokenizer", "models/star coder")
-ECHO = '#!/bin/sh\nfor word; do echo "<$word>"; done\n'
 
 
 @pytest.fixture
 def call(tmp_path):
-    """Run the script in tmp_path as a task of an array 'FIRST-LAST' (of `tasks`), or with array=None as a plain job."""
-    echo = executable(tmp_path / "bin" / "echo python", ECHO)
-
-    def run(*arguments: str, array: str | None = "0-3", task: int = 2, tasks: int | None = None,
-            script: Path = SCRIPT, **variables: str) -> subprocess.CompletedProcess:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MEGATRON_FT_"))}
-        environment |= {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "3", "MEGATRON_FT_PYTHON": str(echo)}
-        environment["PATH"] = f"{tmp_path / 'bin'}:/usr/bin:/bin"
-        if array is not None:
-            first, last = map(int, array.split("-"))
-            environment |= {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": str(first),
-                            "SLURM_ARRAY_TASK_MAX": str(last), "SLURM_ARRAY_TASK_COUNT": str(tasks or last - first + 1)}
-        environment |= variables
-        environment = {name: value for name, value in environment.items() if value}
-        return subprocess.run(["bash", str(script), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              check=False)
-
-    return run
-
-
-def executable(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
+    return ArrayCall(SCRIPT, tmp_path)
 
 
 def shard(folder: Path, name: str = "shard-002-of-004") -> Path:
@@ -48,16 +22,6 @@ def shard(folder: Path, name: str = "shard-002-of-004") -> Path:
     for suffix in (".bin", ".idx", ".json"):
         (folder / "mix.parts" / f"{name}{suffix}").touch()
     return folder / "mix.parts" / f"{name}.json"
-
-
-def words(done: subprocess.CompletedProcess) -> list[str]:
-    assert done.returncode == 0, done.stderr
-    return [line[1:-1] for line in done.stdout.splitlines()]
-
-
-def refusal(done: subprocess.CompletedProcess) -> str:
-    assert (done.returncode, done.stdout) == (2, ""), done
-    return done.stderr
 
 
 def made(index: int, count: int) -> list[str]:
@@ -179,16 +143,16 @@ def test_outside_a_job_it_says_how_to_submit_it(call):
 
 def test_the_checkout_is_found_where_slurm_says_that_the_script_was(call, tmp_path):
     copy = shutil.copy(SCRIPT, tmp_path / "slurm_script")
-    assert "the checkout was not found (submitted was ''); name it: export MEGATRON_FT_ROOT=" in refusal(
+    assert "error: '' is no checkout; name it: export MEGATRON_FT_ROOT=DIR" in refusal(
         call(*RECIPE, "--output", "mix", script=copy))
     here = tmp_path / "my checkout"
-    executable(tmp_path / "bin" / "scontrol", f'#!/bin/sh\necho "   Command={here}/slurm/preprocess.sh --input x"\n')
-    assert "submitted was '" in refusal(call(*RECIPE, "--output", "mix", script=copy))
+    executable(tmp_path / "bin" / "scontrol", f'#!/bin/sh\necho "   Command={here}/slurm/preprocess.sh /slurm/preprocess.sh"\n')
+    assert f"error: '{here}' is no checkout" in refusal(call(*RECIPE, "--output", "mix", script=copy))
     here.mkdir()
-    (here / "preprocess").symlink_to(ROOT / "preprocess")
+    (here / "slurm").symlink_to(ROOT / "slurm")
     assert words(call(*RECIPE, "--output", "mix", script=copy))[0] == f"{here}/preprocess/tokenize_sft.py"
     assert words(call(*RECIPE, "--output", "mix", script=copy, MEGATRON_FT_ROOT=str(ROOT))) == made(2, 4)
-    assert f"MEGATRON_FT_ROOT: there is no preprocess/tokenize_sft.py in '{tmp_path}'" in refusal(
+    assert f"error: '{tmp_path}' is no checkout" in refusal(
         call(*RECIPE, "--output", "mix", MEGATRON_FT_ROOT=str(tmp_path)))
 
 
