@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from megatron_ft.evaluation.box import unprivileged_uid
+
 USER_NAMESPACES = {
     # Setting -> the value that forbids, what it does.
     "user/max_user_namespaces": ("0", "no user namespace may be made here"),
@@ -39,6 +41,9 @@ def found(settings: Path = Path("/proc/sys")) -> list[str]:
             wanted = "15000" if "max" in name else other
             sentences.append(f"{name.replace('/', '.')} is {forbids}: {what}; its administrator can change that with "
                              f"`sysctl {name.replace('/', '.')}={wanted}`.")
+    if os.geteuid() == 0 and of_proc() is None and unprivileged_uid() is None:
+        sentences.append("No user id but root's is mapped here; if it is root's outside too, the kernel does not limit its "
+                         "processes: run the evaluator as an ordinary user, or map more ids.")
     if status().get("Seccomp") == "2":
         sentences.append("A filter of system calls is in force already and may refuse namespaces.")
     sentences += [f"This is {name}: {what}; else run the evaluator outside of it."
