@@ -31,6 +31,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.15",
         "psutil>=5.9",
+        "packaging>=22",
         "pydantic>=2.7",
         "tomli>=2.0; python_version < '3.11'",
         "tomli-w>=1.0",
