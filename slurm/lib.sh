@@ -89,7 +89,7 @@ find_python() {
 set_environment() {
     # Compute nodes have no internet: a library that would download fails at once instead of waiting for a timeout.
     export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} HF_DATASETS_OFFLINE=${HF_DATASETS_OFFLINE:-1}
-    export TRANSFORMERS_OFFLINE=${TRANSFORMERS_OFFLINE:-1} WANDB_MODE=${WANDB_MODE:-offline}
+    export TRANSFORMERS_OFFLINE=${TRANSFORMERS_OFFLINE:-1}
     # One process per core or GPU does the work; threads in each would only fight over the cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
     export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
