@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import benchmark
 from megatron_ft.evaluation.languages import cpp as module
+from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.cpp import Cpp
-from tests.evaluation.cpp_problems import DOUBLE, LIMITS, RIGHT, SHORT, cpp_or_skip, problem
+from tests.evaluation.cpp_problems import DOUBLE, RIGHT, problem
 
 
 @pytest.fixture
-def cpp(built: Path, monkeypatch: pytest.MonkeyPatch) -> Cpp:
-    """The judge in the first sandbox that works."""
-    monkeypatch.setenv("MEGATRON_FT_CACHE", str(built))
-    return cpp_or_skip()
+def cpp(judges: Callable[[str], Language]) -> Cpp:
+    """The judge of C++ programs."""
+    return judges("cpp")
 
 
 # A program for DOUBLE -> status and what its reason says.
 PROGRAMS = {
-    "right": (RIGHT, "passed", ""),
-    "wrong": ("int twice(int x){ return x * x; }", "failed",
-              r"assert \(twice\(21\) == 42\), at test line 5"),
-    "does not compile": ("int twice(int x){ return y; }", "compile error", "program.cpp:1:26: error: .y. was not declared"),
     "is not closed": ("int twice(int x){ return x * 2;", "compile error", "error"),
-    "defines another function": ("int half(int x){ return x / 2; }", "compile error", "twice"),
     "has a main of its own": ("int twice(int x){ return x * 2; }\nint main(){ return 7; }", "passed", ""),
     "has macros for words": ("#define int long long\n#define N 5\n#define T 6\nint twice(int x){ return x * 2; }\n"
                              "signed main(){ return 0; }", "passed", ""),
@@ -40,7 +33,6 @@ PROGRAMS = {
     "is overloaded": ("string twice(string x){ return x + x; }\nint twice(int x){ return x * 2; }", "passed", ""),
     "is a template": ("template<class T> T twice(T x){ return x + x; }", "passed", ""),
     "is a lambda": ("auto twice = [](int x){ return x * 2; };", "passed", ""),
-    "prints": ("int twice(int x){ cout << x << endl; return x * 2; }", "passed", ""),
     "answers more than an int": ("long long twice(int x){ return x * 2 + (1LL << 32); }", "failed",
                                  "answer 4294967300 is no value of the declared type, at call 1"),
     "answers a fraction": ("double twice(int x){ return x * 2 + 0.5; }", "failed", "answer 4.5 is no value"),
@@ -48,7 +40,6 @@ PROGRAMS = {
     "throws what is no exception": ("int twice(int x){ throw 5; }", "failed", "no std::exception, at call 1"),
     "leaves before its tests": ("struct Leaves { Leaves(){ exit(0); } } leaves;\nint twice(int x){ return x * 2; }", "failed",
                                 "ended before its tests did .exit status 0"),
-    "leaves when it is called": ("int twice(int x){ exit(0); }", "failed", "ended before its tests did .exit status 0"),
     "crashes": ("int twice(int x){ return *(volatile int*)nullptr; }", "failed", "exit status 139"),
     "aborts": ("int twice(int x){ abort(); }", "failed", "exit status 134"),
     "overflows the stack": ("int twice(int x){ volatile char room[4096]; room[0] = 1; return twice(x + 1) + room[0]; }",
@@ -143,23 +134,10 @@ def test_the_program_is_called_where_the_c_library_has_the_name_too(cpp: Cpp) ->
     assert cpp.judge(own, "", "int strlen(string str){ return 7; }").status == "failed"
 
 
-def test_a_helper_that_the_tests_use_is_the_problem_s_own(cpp: Cpp) -> None:
-    own = problem("int twice(int x)", "assert (off(twice(2)) == 0);", helpers="int off(int x){ return abs(x - 4); }\n")
-    assert cpp.judge(own, "", "int off(int x){ return 0; }\nint twice(int x){ return 5; }").status == "failed"
-    assert cpp.judge(own, "", own.prompt + "return x * 2; }").passed
-
-
 def test_tests_that_index_into_a_wrong_answer_fail_it(cpp: Cpp) -> None:
     own = problem("vector<int> f(int n)", "vector<int>* none = nullptr;", "assert (f(1).size() == 1 || none->size());")
     verdict = cpp.judge(own, "", "vector<int> f(int n){ return {}; }")
     assert (verdict.status, verdict.reason.split(":")[0]) == ("failed", "the tests crashed with signal 11 at call 1")
-
-
-def test_a_completion_becomes_a_program_that_is_judged(cpp: Cpp) -> None:
-    completion = "\n    return x * 2;\n}\n\nint main() {\n    cout << twice(2);\n"
-    program = Cpp.assemble(DOUBLE, DOUBLE.declaration, completion)
-    assert cpp.judge(DOUBLE, DOUBLE.declaration, program).passed
-    assert not Cpp.is_complete("\n    return x * 2;", "twice")
 
 
 def test_tests_whose_globals_call_the_program_can_be_run(cpp: Cpp) -> None:
@@ -173,29 +151,9 @@ def test_tests_that_leave_with_another_status_fail(cpp: Cpp) -> None:
     assert (verdict.status, verdict.reason) == ("failed", "the tests left with status 2")
 
 
-def test_a_time_out_names_its_limit(cpp: Cpp) -> None:
-    verdict = Cpp(cpp.sandbox, SHORT).judge(DOUBLE, "", "int twice(int x){ for (;;) {} }")
-    assert (verdict.status, verdict.reason) == ("timeout", "used more than 1 s of cpu time")
-
-
-def test_tests_that_do_not_compile_stop_the_run(cpp: Cpp) -> None:
-    with pytest.raises(EvaluationError, match="Own/0: its tests do not compile .*tests:4:5: error"):
-        cpp.judge(problem("int twice(int x)", "undeclared;"), "", "")
-
-
 def test_a_signature_that_is_none_stops_the_run(cpp: Cpp) -> None:
     with pytest.raises(EvaluationError, match="Own/0: its signature 'twice' is no C\\+\\+ function's"):
         cpp.judge(replace(DOUBLE, signature="twice"), "", "")
-
-
-def test_the_toolchain_is_checked_with_a_program_that_passes_and_one_that_fails(cpp: Cpp) -> None:
-    assert set(cpp.check()) == {"g++"}
-
-
-def test_an_absent_compiler_is_named_with_its_package(cpp: Cpp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
-    with pytest.raises(EvaluationError, match="there is none on PATH; install the Debian packages g\\+\\+"):
-        Cpp(cpp.sandbox).check()
 
 
 @pytest.mark.parametrize(("said", "package"), [
@@ -205,22 +163,3 @@ def test_an_absent_compiler_is_named_with_its_package(cpp: Cpp, monkeypatch: pyt
 ])
 def test_an_absent_header_is_named_with_its_package(said: str, package: str) -> None:
     assert module._missing(said) == f"install the Debian package {package}"
-
-
-SPREAD = (0, 10, 22, 23, 32, 38, 50, 87, 95, 111, 129, 137, 161, 162)
-DATA_FAULTS = {("CPP/38", "declaration"): "the declaration holds the first half of the solution's body, which then comes twice"}
-
-
-@pytest.mark.slow
-def test_solutions_of_humanevalpack_pass_and_buggy_ones_fail(cpp: Cpp, humanevalpack: Path) -> None:
-    problems = benchmark.read(humanevalpack.with_name("cpp.jsonl")).problems
-    executor, wrong = Cpp(cpp.sandbox, replace(LIMITS, cpu_s=4)), []  # the buggy one of CPP/137 never ends
-    for number, row in enumerate(problems):
-        if number not in SPREAD and os.environ.get("MEGATRON_FT_SWEEP") != "all":
-            continue
-        for base in ("prompt", "declaration"):
-            for solution, passes in ((row.canonical_solution, True), (row.buggy_solution, False)):
-                verdict = executor.judge(row, getattr(row, base), getattr(row, base) + solution)
-                if verdict.passed is not (passes and (row.task_id, base) not in DATA_FAULTS):
-                    wrong.append((row.task_id, base, passes, verdict))
-    assert not wrong

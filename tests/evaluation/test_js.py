@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import benchmark
 from megatron_ft.evaluation.languages import js
+from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.js import JavaScript
-from megatron_ft.evaluation.sandbox import TOOLS, Sandbox
-from tests.evaluation.conftest import sandbox_or_skip
-from tests.evaluation.js_problems import BASE, js_problem, toolchain_or_skip
+from megatron_ft.evaluation.sandbox import Sandbox
+from tests.evaluation.js_problems import BASE, js_problem
 
 
 @pytest.fixture
-def javascript() -> JavaScript:
-    return toolchain_or_skip(sandbox_or_skip(TOOLS[0]))
+def javascript(judges: Callable[[str], Language]) -> JavaScript:
+    """The judge of JavaScript programs."""
+    return judges("js")
 
 
 PROGRAMS = {
-    "right": ("const double = (x) => x + x", "passed", ""),
     "a function": ("function double(x) { return x + x }", "passed", ""),
-    "prints": ("function double(x) { console.log(x); console.error(x); return x + x }", "passed", ""),
     "wrong": ("const double = (x) => x * 2", "failed",
               "failed assertion, at test line 3: console.assert( double('a') === 'aa')"),
-    "does not compile": ("const double = (x) => {", "compile error", "SyntaxError: Unexpected end of input"),
     "twice the same name": ("const double = 1; const double = 2", "compile error",
                             "SyntaxError: Identifier 'double' has already been declared"),
     "fails at its top level": ("null.x; const double = 1", "failed",
                                "TypeError: Cannot read properties of null (reading 'x')"),
-    "throws": ("const double = (x) => { throw new RangeError(`no ${x}`) }", "failed",
-               "RangeError: no 2, at test line 2: console.assert(double(2) === 4)"),
     "throws no error": ("const double = (x) => { throw { code: x } }", "failed", 'thrown: {"code":2}'),
-    "defines nothing": ("const triple = (x) => x", "failed",
-                        "TypeError: double is not a function, at test line 2: console.assert(double(2) === 4)"),
     "overflows the stack": ("const double = (x) => double(x) + 1", "failed",
                             "RangeError: Maximum call stack size exceeded, at test line 2: console.assert(double(2) === 4)"),
     "leaves": ("process.exit(7)", "failed", "the program ended before its tests did (exit status 7)"),
-    "leaves when it is called": ("const double = (x) => process.exit(0)", "failed",
-                                 "the program ended before its tests did (exit status 0)"),
     "crashes": ("const double = (x) => process.abort()", "failed", "the program ended before its tests did (exit status 134)"),
     "is async": ("const double = async (x) => x + x", "failed",
                  "failed assertion, at test line 2: console.assert(double(2) === 4)"),
@@ -166,20 +157,6 @@ def test_tests_fail_whenever_they_do(javascript: JavaScript, test: str, reason: 
     assert verdict.reason.startswith(reason)
 
 
-def test_tests_that_cannot_be_executed_stop_the_run(javascript: JavaScript) -> None:
-    with pytest.raises(EvaluationError, match="OwnJS/0: its own text does not run: SyntaxError.*cannot be executed"):
-        javascript.judge(js_problem(test="console.assert("), BASE, "const double = 1")
-    with pytest.raises(EvaluationError, match="the tests pass double a value of type function that cannot be carried"):
-        javascript.judge(js_problem(test="double((x) => x)"), BASE, "const double = (x) => x")
-
-
-def test_a_helper_that_the_tests_use_is_the_problem_s_own(javascript: JavaScript) -> None:
-    prompt = "const off = (x) => {\n  return Math.abs(x - 4)\n}\n\nconst double = (x) => {"
-    problem = js_problem(prompt=prompt, test="console.assert(off(double(2)) === 0)")
-    assert javascript.judge(problem, prompt, "const off = () => 0\nconst double = () => 5").status == "failed"
-    assert javascript.judge(problem, prompt, prompt + "\n  return x + x\n}").passed
-
-
 def test_the_function_is_found_by_the_name_that_the_declaration_gives_it(javascript: JavaScript) -> None:
     """As JavaScript/114 of HumanEvalPack: minSubArraySum, but entry_point minSubarraySum."""
     problem = js_problem(entry_point="dOuble")
@@ -191,10 +168,6 @@ def test_what_tests_draw_is_the_same_every_time(javascript: JavaScript) -> None:
     assert len(verdicts) == 1
 
 
-def test_the_toolchain_is_checked(javascript: JavaScript) -> None:
-    assert set(javascript.check()) == {"node", "js-md5"}
-
-
 def test_an_absent_toolchain_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     language = JavaScript(Sandbox("none", as_root=False, locked=False))
     monkeypatch.setattr(js, "package_folders", lambda node: [tmp_path])
@@ -202,24 +175,7 @@ def test_an_absent_toolchain_says_what_to_install(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(EvaluationError, match=f"in none of {tmp_path}: npm install --prefix .* js-md5@0.7.3"):
             language.check()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EvaluationError, match="there is none on PATH: install the Debian package nodejs"):
-        JavaScript(language.sandbox).check()
     (tmp_path / "node").write_text("#!/bin/sh\necho v12.22.0\n")
     (tmp_path / "node").chmod(0o755)
     with pytest.raises(EvaluationError, match="version '12.22.0' ; node 16 or newer is needed"):
         JavaScript(language.sandbox).check()
-
-
-@pytest.mark.slow
-def test_solutions_of_humanevalpack_pass_and_buggy_ones_fail(javascript: JavaScript, humanevalpack: Path) -> None:
-    """A spread of the problems; all of them with MEGATRON_FT_SWEEP=all."""
-    language = JavaScript(javascript.sandbox)
-    every = benchmark.read(humanevalpack.parent / "js.jsonl").problems
-    spread = {0, 32, 38, 50, 53, 87, 95, 107, 114, 129, 137, 162}
-    for number, problem in enumerate(every):
-        if number not in spread and os.environ.get("MEGATRON_FT_SWEEP") != "all":
-            continue
-        for base in (problem.prompt, problem.declaration):
-            for solution, passes in ((problem.canonical_solution, True), (problem.buggy_solution, False)):
-                verdict = language.judge(problem, base, base + solution)
-                assert verdict.passed is passes, (problem.task_id, verdict)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import benchmark
 from megatron_ft.evaluation.languages import rust as module
+from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.rust import Rust
-from tests.evaluation.rust_problems import HEAD, LIMITS, RIGHT, SHORT, TWICE, problem, rust_or_skip
+from tests.evaluation.rust_problems import HEAD, RIGHT, TWICE, problem
 
 
 @pytest.fixture
-def rust(built: Path, monkeypatch: pytest.MonkeyPatch) -> Rust:
-    """The judge in the first sandbox that works."""
-    monkeypatch.setenv("MEGATRON_FT_CACHE", str(built))
-    return rust_or_skip()
+def rust(judges: Callable[[str], Language]) -> Rust:
+    """The judge of Rust programs."""
+    return judges("rust")
 
 
 # A program for TWICE -> status and what its reason says.
 PROGRAMS = {
-    "right": (RIGHT, "passed", ""),
-    "wrong": ("fn twice(x: i32) -> i32 { x * x }", "failed",
-              r"(?s)holds: assertion failed: twice\(21\) == 42, at test line 7"),
-    "does not compile": ("fn twice(x: i32) -> i32 { y }", "compile error", r"anon>:1:\d+: error\[E0425\]: cannot find"),
     "is not closed": ("fn twice(x: i32) -> i32 { x * 2", "compile error", "unclosed"),
-    "defines another function": ("fn half(x: i32) -> i32 { x / 2 }", "compile error", "twice"),
     "has a main and tests of its own": (
         RIGHT + "\nfn main() { assert_eq!(twice(1), 3) }\n#[cfg(test)]\nmod tests { #[test] fn bad() { panic!() } }",
         "passed", ""),
@@ -41,20 +35,16 @@ PROGRAMS = {
     "takes another type of integer": ("fn twice(x: i64) -> i64 { x * 2 }", "passed", ""),
     "is generic": ("fn twice<T: std::ops::Add<Output = T> + Copy>(x: T) -> T { x + x }", "passed", ""),
     "takes what converts": ("fn twice(x: impl Into<i64>) -> i64 { x.into() * 2 }", "passed", ""),
-    "prints": ("fn twice(x: i32) -> i32 { println!(\"{}\", x); x * 2 }", "passed", ""),
     "takes a float": ("fn twice(x: f64) -> f64 { x * 2.0 }", "failed", "no float"),
     "takes a text": ("fn twice(x: String) -> i32 { 4 }", "compile error|failed", ""),
     "answers a float": ("fn twice(x: i32) -> f64 { x as f64 * 2.0 }", "refused", "no integer"),
     "answers more than an i32": ("fn twice(x: i32) -> i64 { x as i64 * 2 + (1 << 32) }", "failed",
                                  "answered 4294967300 as i32, at call 1"),
-    "panics": ("fn twice(x: i32) -> i32 { panic!(\"no {}\", x) }", "failed",
-               "holds: the program panicked: no 2, at test line 6"),
     "overflows": ("fn twice(x: i32) -> i32 { x * i32::MAX }", "failed", "attempt to multiply with overflow"),
     "indexes beyond": ("fn twice(x: i32) -> i32 { vec![4][x as usize] }", "failed", "index out of bounds"),
     "leaves before its tests": (RIGHT + '\nextern "C" fn leave() { std::process::exit(0) }\n#[used]\n'
                                 '#[link_section = ".init_array"]\nstatic LEAVE: extern "C" fn() = leave;', "failed",
                                 "ended before its tests did .exit status 0"),
-    "leaves when it is called": ("fn twice(x: i32) -> i32 { std::process::exit(0) }", "failed", "exit status 0"),
     "aborts": ("fn twice(x: i32) -> i32 { std::process::abort() }", "failed", "exit status 134"),
     "crashes": ("fn twice(x: i32) -> i32 { unsafe { *(8 as *const i32) } }", "failed", "exit status 1(39|34)"),
     "overflows the stack": ("fn twice(x: i32) -> i32 { let room = [x; 1000]; twice(x + 1) + room[7] }", "failed",
@@ -170,36 +160,9 @@ def test_every_test_is_run(rust: Rust) -> None:
         rust.judge(replace(TWICE, test="mod tests {}"), "", RIGHT)
 
 
-def test_a_helper_that_the_tests_use_is_the_problem_s_own(rust: Rust) -> None:
-    own = problem("twice(x: i32) -> i32", "assert_eq!(off(twice(2)), 0);", helpers="fn off(x: i32) -> i32 { x - 4 }\n")
-    assert rust.judge(own, "", "fn off(x: i32) -> i32 { 0 }\nfn twice(x: i32) -> i32 { 5 }").status == "failed"
-    assert rust.judge(own, "", own.prompt + "x * 2 }").passed
-
-
-def test_a_completion_becomes_a_program_that_is_judged(rust: Rust) -> None:
-    completion = "\n    x * by()\n}\n\nfn by() -> i32 {\n    2\n}\n\nfn main() {\n"
-    program = Rust.assemble(TWICE, TWICE.declaration, completion)
-    assert rust.judge(TWICE, TWICE.declaration, program).passed
-    assert not Rust.is_complete("\n    if x == 1 { 2 }", "twice")
-
-
-def test_a_time_out_names_its_limit(rust: Rust) -> None:
-    verdict = Rust(rust.sandbox, SHORT).judge(TWICE, "", "fn twice(x: i32) -> i32 { loop {} }")
-    assert (verdict.status, verdict.reason) == ("timeout", "used more than 1 s of cpu time")
-
-
-def test_tests_that_do_not_compile_stop_the_run(rust: Rust) -> None:
-    with pytest.raises(EvaluationError, match="Own/0: its tests do not compile .*cannot find value `undeclared`"):
-        rust.judge(problem("twice(x: i32) -> i32", "undeclared;"), "", RIGHT)
-
-
 def test_a_signature_that_is_none_stops_the_run(rust: Rust) -> None:
     with pytest.raises(EvaluationError, match="Own/0: its signature 'twice' is no Rust function's"):
         rust.judge(replace(TWICE, signature="twice"), "", RIGHT)
-
-
-def test_the_toolchain_is_checked_with_a_program_that_passes_and_one_that_fails(rust: Rust) -> None:
-    assert set(rust.check()) == {"rustc"}
 
 
 def test_what_is_absent_is_named_with_its_package(rust: Rust, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -209,21 +172,3 @@ def test_what_is_absent_is_named_with_its_package(rust: Rust, monkeypatch: pytes
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     with pytest.raises(EvaluationError, match="there is no rustc on PATH; install the Debian packages rustc gcc"):
         Rust(rust.sandbox).check()
-
-
-SPREAD = (0, 2, 12, 20, 22, 32, 38, 50, 95, 111, 119, 137, 149, 162)
-
-
-@pytest.mark.slow
-def test_solutions_of_humanevalpack_pass_and_buggy_ones_fail(rust: Rust, humanevalpack: Path) -> None:
-    problems = benchmark.read(humanevalpack.with_name("rust.jsonl")).problems
-    executor, wrong = Rust(rust.sandbox, replace(LIMITS, cpu_s=4)), []
-    for number, row in enumerate(problems):
-        if number not in SPREAD and os.environ.get("MEGATRON_FT_SWEEP") != "all":
-            continue
-        for base in ("prompt", "declaration"):
-            for solution, passes in ((row.canonical_solution, True), (row.buggy_solution, False)):
-                verdict = executor.judge(row, getattr(row, base), getattr(row, base) + solution)
-                if verdict.passed is not passes:
-                    wrong.append((row.task_id, base, passes, verdict))
-    assert not wrong
