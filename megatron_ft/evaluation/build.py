@@ -101,7 +101,7 @@ def _attempt(sandbox: Sandbox, box: Box, script: str, source: bytes) -> _Attempt
         if made.head != MARK:
             trouble = "a compiler's box did not come up"
         elif status in KILLED or (KILLED_PART.search(output) and oom_kills() > ooms):
-            trouble = "a compiler was killed from outside (is memory short?)"
+            trouble = f"a compiler was killed from outside, perhaps {case.MEMORY_SHORT},"
     return _Attempt(Built(b"", *told, output, seconds), trouble, running.peak_bytes)
 
 

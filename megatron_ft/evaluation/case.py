@@ -34,7 +34,8 @@ REASON_CHARACTERS = 2500
 STARTS = 3  # a box that did not come up or was killed (memory, processes) is tried again
 ENDED = "the program ended before its tests did"
 KILLED_ONE, NOT_UP = UNDECIDED = ("killed", "not up")
-BY_WHOM = "by itself or because memory is short"
+MEMORY_SHORT = "because memory is short"
+"""In the reason of every verdict that another machine, or another hour, may give otherwise."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def stopped(how: str, limits: Limits) -> tuple[str, str]:
 
 def killed(who: str) -> tuple[str, str]:
     """Status and reason for what was killed in every attempt, by whom cannot be known."""
-    return "failed", f"{who} was killed in each of {STARTS} attempts, {BY_WHOM}"
+    return "failed", f"{who} was killed in each of {STARTS} attempts, by itself or {MEMORY_SHORT}"
 
 
 def out_of_cpu(running: Running | Forked, status: int | None, limits: Limits) -> bool:

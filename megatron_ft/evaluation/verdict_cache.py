@@ -2,7 +2,8 @@
 
 A verdict depends on the problem, the program, the language's toolchain, the mode, the time that was asked for, the kind of
 box and the evaluator's own code; the cache is keyed by all of them. Time-outs are not kept, as another machine may be
-quicker, nor is anything without a sandbox, where a program could have written it.
+quicker, nor what was killed perhaps for want of memory, nor anything without a sandbox, where a program could have written
+it.
 
 Every run appends to a file of its own and reads those of all, so that jobs on many nodes need no lock on a shared file
 system. A line that was cut short is passed over.
@@ -24,6 +25,7 @@ from typing import IO
 from megatron_ft import log
 from megatron_ft.evaluation import toolchain_cache
 from megatron_ft.evaluation.benchmark import Problem
+from megatron_ft.evaluation.case import MEMORY_SHORT
 from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.scenarios import Task
 from megatron_ft.evaluation.verdict import Verdict
@@ -70,7 +72,7 @@ class VerdictCache:
 
     def put(self, task: Task, program: str, verdict: Verdict) -> None:
         """Keep a verdict, if it is one that holds elsewhere; a folder that cannot be written is warned of once."""
-        if verdict.status not in KEPT:
+        if verdict.status not in KEPT or MEMORY_SHORT in verdict.reason:
             return
         name = key(task, program)
         with self._lock:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ft.evaluation import scenarios, settings, verdict_cache
+from megatron_ft.evaluation import case, scenarios, settings, verdict_cache
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.run import evaluate
 from megatron_ft.evaluation.sandbox import Sandbox
@@ -68,9 +68,10 @@ def test_each_thing_that_decides_is_part_of_the_key() -> None:
     assert verdict_cache.key(scenarios.task(make_problem(), "fixdocs", "python"), "x") in of
 
 
-def test_time_outs_are_not_kept() -> None:
+@pytest.mark.parametrize("verdict", [replace(FAILED, status="timeout"), replace(FAILED, reason=case.killed("it")[1])])
+def test_what_another_machine_may_give_otherwise_is_not_kept(verdict: Verdict) -> None:
     cache = VerdictCache(HERE)
-    cache.put(TASK, "x", replace(FAILED, status="timeout"))
+    cache.put(TASK, "x", verdict)
     assert cache.get(TASK, "x") is None
     assert reopened(cache).get(TASK, "x") is None
 

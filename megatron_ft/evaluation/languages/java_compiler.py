@@ -11,7 +11,7 @@ import time
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.box import Box
-from megatron_ft.evaluation.case import STARTS
+from megatron_ft.evaluation.case import MEMORY_SHORT, STARTS
 from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.supervise import KILLED, started
 
@@ -105,8 +105,8 @@ class Compilers:
                 gone, killed, compiler = compiler, compiler.was_killed(), None
                 gone.close()
         if killed:
-            raise EvaluationError(f"a compiler was killed from outside in {STARTS} attempts (is memory short?). Give the job "
-                                  f"more memory, or run fewer programs at a time (--workers). It said: {gone.said}")
+            raise EvaluationError(f"a compiler was killed from outside, perhaps {MEMORY_SHORT}, in {STARTS} attempts. Give the "
+                                  f"job more memory, or run fewer programs at a time (--workers). It said: {gone.said}")
         compiler = Compiler(*self._made_of)
         try:
             self._answer(compiler, b"")
