@@ -35,10 +35,13 @@ class Format:
     lists: tuple[str, ...] = ()
     """Fields that are lists; those named test_... are of texts."""
 
+    numbers: tuple[str, ...] = ()
+    """Fields that are numbers from 0 on."""
+
     @property
     def needed(self) -> tuple[str, ...]:
         """The fields of a row."""
-        return tuple(dict.fromkeys(("task_id", *self.texts, *self.lists)))
+        return tuple(dict.fromkeys(("task_id", *self.texts, *self.lists, *self.numbers)))
 
 
 def recognized(row: Mapping, place: str) -> Format:
@@ -63,6 +66,9 @@ def problem(form: Format, row: Mapping, place: str) -> Problem:
             raise DataError(f"{place}: field '{name}' is a {type(row[name]).__name__}, not a list")
         for at, each in enumerate(row[name] if name.startswith("test_") else ()):
             _require_text(each, f"{place}: field '{name}', entry {at},", may_be_empty=False)
+    for name in form.numbers:
+        if isinstance(row[name], bool) or not isinstance(row[name], int | float) or row[name] < 0:
+            raise DataError(f"{place}: field '{name}' is {row[name]!r}, not a number from 0 on")
     return form.problem(row, place)
 
 
@@ -102,8 +108,6 @@ def _of_evalplus(row: Mapping, place: str) -> Problem:
         wrong = next((at for at, given in enumerate(row[name]) if not isinstance(given, list)), None)
         if wrong is not None:
             raise DataError(f"{place}: field '{name}', entry {wrong}, is no list of arguments")
-    if not isinstance(row["atol"], int | float) or row["atol"] < 0:
-        raise DataError(f"{place}: field 'atol' is {row['atol']!r}, not a number from 0 on")
     name = row["entry_point"]
     if re.search(rf"^def {re.escape(name)}\b", row["prompt"], re.MULTILINE):
         return replace(_begun(row, place, "humanevalplus", test=""), inputs=_inputs(row, None))
@@ -177,7 +181,7 @@ FORMATS = (
     *(Format("HumanEvalPack", (name,), tuple(name for name, field in OF_PACK.items() if field.default is MISSING), _of_pack)
       for name in ("buggy_solution", "declaration")),  # a row that lacks one of them is not HumanEval's
     Format("EvalPlus", ("base_input", "plus_input"), ("prompt", "canonical_solution", "entry_point"), _of_evalplus,
-           lists=("base_input", "plus_input")),
+           lists=("base_input", "plus_input"), numbers=("atol",)),
     Format("HumanEval", ("prompt", "canonical_solution", "entry_point", "test"),
            ("prompt", "canonical_solution", "entry_point", "test"), _of_humaneval),
     Format("MBPP", ("text", "code", "test_list"), ("text", "code"), _of_mbpp, lists=("test_list",)),

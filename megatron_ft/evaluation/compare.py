@@ -111,8 +111,9 @@ def differing_settings(before: FinishedRun, after: FinishedRun) -> str:
 def markdown(before: FinishedRun, after: FinishedRun, found: Sequence[Comparison]) -> str:
     """For people."""
     settings = differing_settings(before, after)
-    rows = [[each.scenario, each.language, str(each.problems), f"{100 * each.before:.1f}", f"{100 * each.after:.1f}",
-             _points(each.difference.value), _signed(each.difference.interval), f"{each.difference.p:.3g}",
+    rows = [[tables.row_title(before.summary, each.scenario), each.language, str(each.problems), f"{100 * each.before:.1f}",
+             f"{100 * each.after:.1f}", _points(each.difference.value), _signed(each.difference.interval),
+             f"{each.difference.p:.3g}",
              str(len(each.gained)), str(len(each.lost))] for each in found]
     head = ["scenario", "language", "problems", "pass@1 of A", "of B", "B - A", "95% interval", "p", "gained", "lost"]
     parts = [f"A is {tables.text(str(before.path))}, B is {tables.text(str(after.path))}.",
@@ -125,7 +126,7 @@ def markdown(before: FinishedRun, after: FinishedRun, found: Sequence[Comparison
         for title, changes in (("gained", each.gained), ("lost", each.lost)):
             if changes:
                 names = ", ".join(tables.text(str(one)) for one in changes)
-                parts.append(f"{each.scenario}, {each.language}, {title}: {names}\n")
+                parts.append(f"{tables.row_title(before.summary, each.scenario)}, {each.language}, {title}: {names}\n")
     return "\n".join(parts)
 
 

@@ -62,7 +62,7 @@ class Oracle:
         built = self._run(SCRIPT, json.dumps(job).encode())
         if built.status:
             raise EvaluationError(f"{problem.task_id}: its canonical solution gives no outputs for the {part} inputs: "
-                                  f"{built.reason}; mend the problem in the benchmark's file or leave it out; a solution that "
+                                  f"{built.reason.replace('the compiler', 'it')}; mend the problem in the benchmark's file or leave it out; a solution that "
                                   "is only slow needs a larger --timeout-s")
         return json.loads(built.data)
 

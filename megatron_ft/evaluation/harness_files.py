@@ -11,10 +11,12 @@ from pathlib import Path
 
 from megatron_ft import cli
 from megatron_ft.errors import ConfigError, DataError
-from megatron_ft.evaluation.benchmark import LANGUAGES, Benchmark, Problem
+from megatron_ft.evaluation import tables
+from megatron_ft.evaluation.benchmark import Benchmark
 from megatron_ft.evaluation.passk import shown
+from megatron_ft.evaluation.problem import LANGUAGES, PACK, Kind, Problem
 from megatron_ft.evaluation.run_folder import Key
-from megatron_ft.evaluation.scenarios import DESCRIBED
+from megatron_ft.evaluation.scenarios import BASE, DESCRIBED
 from megatron_ft.evaluation.settings import Settings
 
 METRICS = "evaluation_results.json"
@@ -103,7 +105,7 @@ def _lines(path: Path, data: bytes, settings: Settings, problems: Mapping[str, P
             key, answer = _of_ours(row, place)
         else:
             language, scenario = _only(path, settings)
-            task_id = _task_id(row["task_id"], language)
+            task_id = row["task_id"] if row["task_id"] in problems else _task_id(row["task_id"], language)
             key, answer = (task_id, scenario, seen[task_id]), _of_evalplus(row, place, problems.get(task_id))
             seen[task_id] += 1
         if key in answers:
@@ -159,25 +161,35 @@ def _only(path: Path, settings: Settings) -> tuple[str, str]:
     return settings.languages[0], settings.scenarios[0]
 
 
-def task_name(language: str, scenario: str) -> str:
-    """What the public harness calls a scenario in a language.
+def task_name(kind: Kind, language: str, scenario: str) -> str:
+    """What the public harness calls a scenario in a language, or a benchmark that has neither.
 
-    >>> task_name("js", "fixtests")
-    'humanevalfixtests-js'
+    >>> from megatron_ft.evaluation.problem import KINDS
+    >>> task_name(KINDS[PACK], "js", "fixtests"), task_name(KINDS["mbppplus"], "python", "base")
+    ('humanevalfixtests-js', 'mbpp')
     """
+    if kind.name != PACK:
+        return kind.base if scenario == BASE else kind.name
     return f"humaneval{scenario}-{language}"
 
 
 def write(summary: Mapping, samples: Mapping[Key, Mapping], folder: Path) -> None:
-    """Write generations_TASK.json for each language and scenario, and the metrics of all of them."""
+    """Write generations_TASK.json for each language and scenario, and the metrics of all of them.
+
+    What EvalPlus can score is written as its JSON lines too.
+    """
     folder.mkdir(exist_ok=True)
+    kind = tables.kind_of(summary)
     lists: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in samples.values():
         text = row["description"] if row["scenario"] == DESCRIBED else row["program"]
-        lists[task_name(row["language"], row["scenario"])][row["task_id"]].append(text)
+        lists[task_name(kind, row["language"], row["scenario"])][row["task_id"]].append(text)
     for name, problems in lists.items():
         cli.write_text_atomically(folder / f"generations_{name}.json", json.dumps(list(problems.values())) + "\n")
-    figures = {task_name(row["language"], row["scenario"]):
+    if kind.name != PACK:
+        lines = (json.dumps({"task_id": row["task_id"], "solution": row["program"]}) for row in samples.values())
+        cli.write_text_atomically(folder / f"evalplus_{kind.name}.jsonl", "".join(f"{line}\n" for line in lines))
+    figures = {task_name(kind, row["language"], row["scenario"]):
                {f"pass@{k}": row["pass@k"][str(k)] for k in shown(len(row["pass@k"]))} for row in summary["scores"]}
     cli.write_text_atomically(folder / METRICS, json.dumps({**figures, "config": _config(summary)}, indent=2) + "\n")
 
@@ -185,7 +197,7 @@ def write(summary: Mapping, samples: Mapping[Key, Mapping], folder: Path) -> Non
 def _config(summary: Mapping) -> dict:
     """The settings under the harness's names."""
     settings = summary["settings"]
-    tasks = [task_name(row["language"], row["scenario"]) for row in summary["scores"]]
+    tasks = [task_name(tables.kind_of(summary), row["language"], row["scenario"]) for row in summary["scores"]]
     return {"model": settings["model"] or settings["generations"] or settings["solutions"], "tasks": ",".join(tasks),
             "prompt": settings["prompt_style"], "do_sample": settings["temperature"] > 0,
             "temperature": settings["temperature"], "top_p": settings["top_p"], "n_samples": settings["samples"],

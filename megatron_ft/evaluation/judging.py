@@ -74,7 +74,7 @@ class FixedJudge(Judge):
         return self.language.is_complete(answer, asked.problem.entry_point)
 
     def program(self, asked: Task, answer: str) -> str:
-        return self.language.assemble(asked.problem, asked.base, answer)
+        return self.language.assemble(asked.problem, "" if asked.problem.written_anew else asked.base, answer)
 
     def description(self, asked: Task, answer: str) -> str:
         return described(asked.problem, answer)

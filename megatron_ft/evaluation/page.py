@@ -14,7 +14,7 @@ from megatron_ft.evaluation.page_plots import Series, bars, curves, dots
 from megatron_ft.evaluation.page_style import CSS, SCRIPT
 from megatron_ft.evaluation.passk import shown
 from megatron_ft.evaluation.run_folder import Key
-from megatron_ft.evaluation.scenarios import SCENARIOS, TITLES
+from megatron_ft.evaluation.scenarios import ROWS, TITLES
 from megatron_ft.evaluation.verdict import STATUSES
 
 ORDER = list(LANGUAGES)
@@ -32,10 +32,11 @@ def page(summary: Mapping, samples: Mapping[Key, Mapping], results: Mapping[Key,
     shard = f", shard {settings['shard']} only" if settings["shard"] else ""
     failures = page_failures.find(samples, results)
     body = [f"<h1>{_text(title)}</h1>",
-            f'<p class="soft">HumanEvalPack, {escape(settings["mode"])} mode{escape(shard)}. {_text(tables.how(settings))} '
-            f"Intervals are 95%, by bootstrap over problems. megatron_ft {escape(__version__)}</p>",
+            f'<p class="soft">{_text(tables.about(summary))}, {escape(settings["mode"])} mode{escape(shard)}. '
+            f"{_text(tables.how(settings))} Intervals are 95%, by bootstrap over problems. "
+            f"megatron_ft {escape(__version__)}</p>",
             _section("Scores", _scores(summary)),
-            _section("Plots", f'<div class="charts">{"".join(_plots(summary["scores"]))}</div>'),
+            _section("Plots", f'<div class="charts">{"".join(_plots(summary))}</div>'),
             _section(f"Problems with wrong answers: {len(failures):,}",
                      page_failures.section(failures, problems, settings["mode"])),
             _section("Settings and versions", _facts(summary))]
@@ -55,33 +56,36 @@ def _scores(summary: Mapping) -> str:
     head = ["scenario", "language", "problems", "samples", *(f"pass@{k}" for k in ks), *STATUSES]
     lines = []
     for scenario in dict.fromkeys(row["scenario"] for row in rows):
-        lines += [[escape(scenario), TITLES[row["language"]], str(row["problems"]), str(row["samples"]),
+        title = escape(tables.row_title(summary, scenario))
+        lines += [[title, TITLES[row["language"]], str(row["problems"]), str(row["samples"]),
                    *(_percent(row, k) for k in ks), *(str(row["verdicts"][status]) for status in STATUSES)]
                   for row in rows if row["scenario"] == scenario]
         if scenario in summary["averages"]:
             mean = summary["averages"][scenario]
-            lines.append([escape(scenario), "<b>mean</b>", str(mean["problems"]), "", *(_percent(mean, k) for k in ks),
+            lines.append([title, "<b>mean</b>", str(mean["problems"]), "", *(_percent(mean, k) for k in ks),
                           *([""] * len(STATUSES))])
     return _table(head, lines, words=2)
 
 
 def _by_scenario(scores: Sequence[Mapping]) -> list[Mapping]:
-    return sorted(scores, key=lambda row: (SCENARIOS.index(row["scenario"]), ORDER.index(row["language"])))
+    return sorted(scores, key=lambda row: (ROWS.index(row["scenario"]), ORDER.index(row["language"])))
 
 
-def _plots(scores: Sequence[Mapping]) -> list[str]:
-    scores, drawn = _by_scenario(scores), []
-    for scenario in dict.fromkeys(row["scenario"] for row in scores):
+def _plots(summary: Mapping) -> list[str]:
+    scores, drawn = _by_scenario(summary["scores"]), []
+    titles = {row["scenario"]: tables.row_title(summary, row["scenario"]) for row in scores}
+    for scenario, title in titles.items():
         rows = [row for row in scores if row["scenario"] == scenario]
         if any(len(row["pass@k"]) > 1 for row in rows):
-            drawn.append(curves(f"pass@k: {scenario}", [_curve(row) for row in rows]))
+            drawn.append(curves(f"pass@k: {title}", [_curve(row) for row in rows]))
         else:
-            drawn.append(dots(f"pass@1: {scenario}", [TITLES[row["language"]] for row in rows], [_single(row) for row in rows]))
-    drawn.append(bars("Verdicts", {f"{row['scenario']}, {TITLES[row['language']]}": row["verdicts"] for row in scores}))
-    for scenario in dict.fromkeys(row["scenario"] for row in scores):
+            drawn.append(dots(f"pass@1: {title}", [TITLES[row["language"]] for row in rows], [_single(row) for row in rows]))
+    drawn.append(bars("Verdicts", {f"{titles[row['scenario']]}, {TITLES[row['language']]}": row["verdicts"] for row in scores}))
+    for scenario, title in titles.items():
         rows = [row for row in scores if row["scenario"] == scenario]
         types = sorted({name for row in rows for name in row["bug_types"]})
-        drawn.append(dots(f"pass@1 by type of bug: {scenario}", types, [_by_bug(row) for row in rows]))
+        if types:
+            drawn.append(dots(f"pass@1 by type of bug: {title}", types, [_by_bug(row) for row in rows]))
     return drawn if scores else ['<p class="soft">No program was executed.</p>']
 
 

@@ -145,8 +145,10 @@ def _whole(failure: Failure, problem: Problem | None, mode: str) -> str:
              _block("Reason", row["reason"]), _block("Output, its end", row["output"])]
     if problem is None:
         return "".join([*parts, _block("Program", failure.program)])
-    parts.insert(0, f'<p class="soft">{escape(shown(problem.signature, REASON_CHARACTERS))}; bug: '
-                    f"{escape(problem.bug_type or 'unknown')}, {escape(problem.failure_symptoms or 'unknown')}</p>")
+    bug = (f"; bug: {escape(problem.bug_type or 'unknown')}, {escape(problem.failure_symptoms or 'unknown')}"
+           if problem.buggy_solution else "")
+    base = f"; base tests: {escape(row['base'])}" if row.get("base") else ""
+    parts.insert(0, f'<p class="soft">{escape(shown(problem.signature, REASON_CHARACTERS))}{bug}{base}</p>')
     base = scenarios.task(problem, failure.scenario, failure.language, mode=mode).base
     if failure.scenario.startswith("fix"):
         parts += ["<h3>What it changed</h3>",

@@ -81,8 +81,11 @@ def _name(node: ast.stmt) -> str | None:
         return node.name
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
         return node.name if any(isinstance(each, ast.Return) for each in ast.walk(node)) else None
-    target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
-    return target.id if isinstance(target, ast.Name) else None
+    if not isinstance(node, ast.Assign | ast.AnnAssign):
+        return None
+    # The first name among the parts of an assignment: of `a.b = c` it is the c, which counts as defined from there on.
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    return next((part.id for part in (target, node.value) if isinstance(part, ast.Name)), None)
 
 
 def _identifiers(text: str) -> set[str]:
