@@ -19,6 +19,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
+from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.languages.declared import split, without_comments
 from megatron_ft.evaluation.sandbox import Box, Limits
@@ -58,23 +59,14 @@ class Signature:
     parameters: tuple[Parameter, ...]
 
 
-class Cpp(Compiled):
+class Cpp(Braced, Compiled):
     """C++11, by g++."""
 
     name = "cpp"
     title = "C++"
+    grammar = braces.CPP
     tools: ClassVar = {"g++": "g++ libboost-dev libssl-dev"}
     build_limits = Limits(cpu_s=10, wall_s=120, memory_bytes=2 * 2**30, processes=64)
-
-    @staticmethod
-    def assemble(problem: Problem, base: str, completion: str) -> str:
-        """The program of a completion: the function and what it uses."""
-        return braces.assemble(braces.CPP, base, completion, problem.entry_point, quoted=problem.buggy_solution)
-
-    @staticmethod
-    def is_complete(completion: str, entry_point: str) -> bool:
-        """Whether the function is over."""
-        return braces.is_complete(braces.CPP, completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the version of the compiler."""

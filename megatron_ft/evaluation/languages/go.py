@@ -23,6 +23,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built
+from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
@@ -42,23 +43,14 @@ SELF_CHECK = Problem(
     test_setup=f'package main\n\nimport (\n    "testing"\n    "{TESTIFY}/assert"\n)\n')
 
 
-class Go(Compiled):
+class Go(Braced, Compiled):
     """Go, by the toolchain on PATH."""
 
     name = "go"
     title = "Go"
+    grammar = braces.GO
     tools: ClassVar = {"go": "golang-go and golang-github-stretchr-testify-dev"}
     build_limits = Limits(cpu_s=30, wall_s=120, memory_bytes=4 * 2**30, processes=64)
-
-    @staticmethod
-    def assemble(problem: Problem, base: str, completion: str) -> str:
-        """The program of a completion; see `braces`."""
-        return braces.assemble(braces.GO, base, completion, problem.entry_point, quoted=problem.buggy_solution)
-
-    @staticmethod
-    def is_complete(completion: str, entry_point: str) -> bool:
-        """Whether the function has ended; see `braces`."""
-        return braces.is_complete(braces.GO, completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the toolchain's version."""

@@ -24,6 +24,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built, build
+from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.languages.java_compiler import Compilers
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
@@ -78,11 +79,12 @@ class Method(NamedTuple):
     void: bool
 
 
-class Java(Compiled):
+class Java(Braced, Compiled):
     """Java, by the javac on PATH and the java beside it."""
 
     name = "java"
     title = "Java"
+    grammar = braces.JAVA
     tools: ClassVar = {"javac": "openjdk-17-jdk-headless"}
     default_limits: ClassVar = Limits(address_space=False, processes=40)
     # The cpu time is that of all programs together, so a single one is held to the wall time.
@@ -92,16 +94,6 @@ class Java(Compiled):
         # A JVM reserves far more than it uses; its heap has a limit of its own.
         super().__init__(sandbox, replace(limits or self.default_limits, address_space=False))
         self._compilers: dict[str, Compilers] = {}
-
-    @staticmethod
-    def assemble(problem: Problem, base: str, completion: str) -> str:
-        """The program of a completion; see `braces`."""
-        return braces.assemble(braces.JAVA, base, completion, problem.entry_point, quoted=problem.buggy_solution)
-
-    @staticmethod
-    def is_complete(completion: str, entry_point: str) -> bool:
-        """Whether the class has ended; see `braces`."""
-        return braces.is_complete(braces.JAVA, completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the toolchain's version."""

@@ -17,7 +17,7 @@ from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.box import SYSTEM, Box, Limits
 from megatron_ft.evaluation.brace_items import head_of
 from megatron_ft.evaluation.case import Side
-from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.verdict import Verdict
 
 INSIDE = "/box/inside"
@@ -35,24 +35,15 @@ SELF_CHECK = Problem("self-check", "const f = (x) => {\n", "const f = (x) => {\n
                      "console.assert(JSON.stringify(f(2)) === '[4]')", "")
 
 
-class JavaScript(Language):
+class JavaScript(Braced):
     """JavaScript, by node."""
 
     name = "js"
     title = "JavaScript"
+    grammar = braces.JS
     tools: ClassVar = {"node": "nodejs"}
     # node reserves far more than it uses, and starts threads of its own.
     default_limits = Limits(address_space=False, processes=40)
-
-    @staticmethod
-    def assemble(problem: Problem, base: str, completion: str) -> str:
-        """The program of a completion; see braces.py."""
-        return braces.assemble(braces.JS, base, completion, problem.entry_point, quoted=problem.buggy_solution)
-
-    @staticmethod
-    def is_complete(completion: str, entry_point: str) -> bool:
-        """Whether the function is over and whatever follows would be cut."""
-        return braces.is_complete(braces.JS, completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; versions of node and of the package that a problem needs."""

@@ -20,6 +20,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
+from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.languages.rust_halves import source_of_program, source_of_tests
 from megatron_ft.evaluation.sandbox import Box, Limits
@@ -50,23 +51,14 @@ SELF_CHECK = Problem(
     "    }\n}\n", "")
 
 
-class Rust(Compiled):
+class Rust(Braced, Compiled):
     """Rust 2021, by rustc."""
 
     name = "rust"
     title = "Rust"
+    grammar = braces.RUST
     tools: ClassVar = {"rustc": DEBIAN}
     build_limits = Limits(cpu_s=10, wall_s=120, memory_bytes=4 * 2**30, processes=64)
-
-    @staticmethod
-    def assemble(problem: Problem, base: str, completion: str) -> str:
-        """The program of a completion: the function and what it uses."""
-        return braces.assemble(braces.RUST, base, completion, problem.entry_point, quoted=problem.buggy_solution)
-
-    @staticmethod
-    def is_complete(completion: str, entry_point: str) -> bool:
-        """Whether the function is over."""
-        return braces.is_complete(braces.RUST, completion, entry_point)
 
     def check(self) -> dict[str, str]:
         """Judge a right and a wrong program; the version of the compiler."""
