@@ -59,6 +59,10 @@ def find(source: str, languages: Sequence[str]) -> dict[str, Benchmark]:
         _require_language(benchmark, name)
         if benchmark.note:
             log.get().info(f"{benchmark.path}: {benchmark.note}")
+        shared = [problem.task_id for problem in benchmark.problems if problem.shares_objects]
+        if shared:
+            log.get().info(f"{benchmark.path}: the tests of {', '.join(shared)} make objects of the program's own classes, so "
+                           "that these programs are judged in one box with their tests")
     return found
 
 

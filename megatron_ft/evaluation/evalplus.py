@@ -18,7 +18,6 @@ from megatron_ft.evaluation.problem import Problem
 if TYPE_CHECKING:
     from megatron_ft.evaluation.build import Built
 
-PARTS = ("base", "plus")
 SCRIPT = "canonical"
 
 
@@ -44,26 +43,30 @@ class Oracle:
         if known is not None:
             return known.result()
         try:
-            mine.set_result(tuple(self._test(problem, part) for part in PARTS))
+            mine.set_result(self._made(problem))
         except BaseException as error:
             mine.set_exception(error)
             raise
         return mine.result()
 
-    def _test(self, problem: Problem, part: str) -> str:
+    def _made(self, problem: Problem) -> tuple[str, str]:
         held = json.loads(problem.inputs)
-        cases = {"inputs": held[part], "number": held["number"], "atol": held["atol"], "kind": problem.kind,
-                 "entry_point": problem.entry_point, "strict": self._strict}
-        cases["outputs"] = self._outputs(problem, {**cases, "code": whole_solution(problem)}, part)
-        return (f"from python_inside import differential\nCASES = {json.dumps(cases)!r}\n"
-                f"differential.check({problem.entry_point}, CASES)\n")
+        known = {"number": held["number"], "kind": problem.kind, "entry_point": problem.entry_point}
+        outputs = self._outputs(problem, {**known, "inputs": held["base"] + held["plus"], "code": whole_solution(problem)})
+        cut = len(held["base"])
+        parts = ((held["base"], outputs[:cut]), (held["plus"], outputs[cut:]))
+        cases = [{**known, "inputs": inputs, "outputs": given, "atol": held["atol"], "strict": self._strict}
+                 for inputs, given in parts]
+        base, plus = (f"from python_inside import differential\nCASES = {json.dumps(each)!r}\n"
+                      f"differential.check({problem.entry_point}, CASES)\n" for each in cases)
+        return base, plus
 
-    def _outputs(self, problem: Problem, job: dict, part: str) -> list:
+    def _outputs(self, problem: Problem, job: dict) -> list:
         built = self._run(SCRIPT, json.dumps(job).encode())
         if built.status:
-            raise EvaluationError(f"{problem.task_id}: its canonical solution gives no outputs for the {part} inputs: "
-                                  f"{built.reason.replace('the compiler', 'it')}; mend the problem in the benchmark's file or leave it out; a solution that "
-                                  "is only slow needs a larger --timeout-s")
+            raise EvaluationError(f"{problem.task_id}: its canonical solution gives no outputs: "
+                                  f"{built.reason.replace('the compiler', 'it')}; mend the problem in the benchmark's file or "
+                                  "leave it out; a solution that is only slow needs a larger --timeout-s")
         return json.loads(built.data)
 
 

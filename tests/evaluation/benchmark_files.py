@@ -31,10 +31,10 @@ MBPP = [
      "code": "def helper(x):\n  return x + 1\n\ndef add_one(numbers):\n  return [helper(x) for x in numbers]",
      "test_list": ["assert add_one([1, 2]) == [2, 3]", "assert add_one([]) == []", "assert add_one([-1]) == [0]"]},
     {"task_id": 12, "text": "Write a function to find the depth of a chain.", "challenge_test_list": [],
-     "test_setup_code": "chain = Node(Node(None))",
+     "test_setup_code": "made_before = Node(Node(None))",
      "code": "class Node:\n  def __init__(self, below):\n    self.below = below\n\ndef depth(node):\n"
              "  return 1 + depth(node.below) if node else 0",
-     "test_list": ["assert depth(chain) == 2", "assert depth(Node(chain)) == 3"]},
+     "test_list": ["assert depth(made_before) == 2", "assert depth(Node(made_before)) == 3"]},
     {"task_id": 510, "text": "Write a function to round up.", "test_setup_code": "import math", "challenge_test_list": [],
      "code": "def round_up(x):\n  return -int(-x // 1)", "test_list": ["assert round_up(1.5) == math.ceil(1.5)"]},
     {"task_id": 601, "text": "Write a function to say hello.", "test_setup_code": "", "challenge_test_list": [],

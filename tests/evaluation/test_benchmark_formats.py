@@ -85,7 +85,8 @@ def test_of_mbpp_the_test_split_is_asked_and_said(tmp_path: Path, monkeypatch: p
     found = benchmark.find(str(path), ["python"])["python"]
     assert [problem.task_id for problem in found.problems] == ["Mbpp/11", "Mbpp/12", "Mbpp/510"]
     assert found.note == "the test split, 3 of 5 tasks (those from 11 to 510)"
-    assert said == [f"{path}: {found.note}"]
+    assert said == [f"{path}: {found.note}", f"{path}: the tests of Mbpp/12 make objects of the program's own classes, so that "
+                    "these programs are judged in one box with their tests"]
     with pytest.raises(DataError, match=r"has no Mbpp/2; its ids run from Mbpp/11 to Mbpp/510 \(the test split, 3 of 5"):
         benchmark.select(found, problems="Mbpp/2")
     training = benchmark.read(files.write(tmp_path / "training", files.MBPP[4:]))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ft.errors import MegatronFTError
 from megatron_ft.evaluation import calibration, doctor, languages, selftest
 from megatron_ft.evaluation.languages.python import Python
+from tests.evaluation import benchmark_files as files
 from tests.evaluation.problems import make_problem
 
 
@@ -62,6 +64,51 @@ def test_a_wrong_canonical_solution_is_named_with_its_reason(python: Python, tmp
     assert ("| Own/0 | canonical, synthesize | fixed | failed | AssertionError, at test line 2: assert double(2) == 4 |"
             in capsys.readouterr().out)
     assert selftest.command([*given, "--allow", "Own/0"]) == 0
+
+
+@pytest.mark.parametrize(("name", "table"), [
+    ("HUMANEVAL", "| benchmark | fixed: canonical, synthesize | compat: canonical, synthesize |\n| --- | --- | --- |\n"
+                  "| HumanEval (3) | 3 | 3 |\n\nEvery canonical solution passes, and no buggy one.\n"),
+    ("MBPP", "| MBPP (3) | 3 | 1 |\n\n| problem | solution, scenario | mode | verdict | reason |\n"
+             "| --- | --- | --- | --- | --- |\n"
+             "| Mbpp/12 | canonical, synthesize | compat | failed | NameError: name 'made_before' is not defined |\n"
+             "| Mbpp/510 | canonical, synthesize | compat | failed | NameError: name 'math' is not defined |\n"),
+    ("MBPPPLUS", "| MBPP+ (3) | 3 | 3 |"),
+])
+def test_every_benchmark_has_its_table(python: Python, tmp_path: Path, capsys: pytest.CaptureFixture, name: str,
+                                       table: str) -> None:
+    path = files.write(tmp_path / "file", getattr(files, name))
+    assert selftest.command(["--benchmark", str(path), "--timeout-s", "5"]) == 0
+    assert table in capsys.readouterr().out
+
+
+PAGE = "# Ours\n\n<!-- selftest mbpp -->\nold\n<!-- end of selftest -->\n\n{}\nThe end.\n"
+
+
+def test_tables_are_written_into_their_place_in_a_page(python: Python, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.format("<!-- selftest humaneval -->\n<!-- end of selftest -->"))
+    path = files.write(tmp_path / "file", files.HUMANEVAL[1:2])
+    given = ["--benchmark", str(path), "--mode", "compat", "--timeout-s", "5", "--markdown", str(page)]
+    for _ in range(2):  # the second time over the first
+        assert selftest.command(given) == 0
+        assert page.read_text() == PAGE.format(
+            "<!-- selftest humaneval -->\n\n| benchmark | compat: canonical, synthesize |\n| --- | --- |\n"
+            "| HumanEval (1) | 1 |\n\nEvery canonical solution passes, and no buggy one.\n\n<!-- end of selftest -->")
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (("--markdown", "nowhere.md"), "--markdown: there is no file nowhere.md; name one that has the lines <!-- selftest"),
+    (("--markdown", "{page}"), "--markdown: .*page.md has no line <!-- selftest humaneval --> with a line <!-- end"),
+    (("--mode", "fixed,loose"), "--mode: 'loose' is unknown; use one or more of fixed, compat"),
+])
+def test_what_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple,
+                                                                message: str) -> None:
+    monkeypatch.setattr(selftest, "judge_all", None)
+    (tmp_path / "page.md").write_text(PAGE.format("<!-- selftest humaneval -->\n"))
+    path = files.write(tmp_path / "file", files.HUMANEVAL)
+    with pytest.raises(MegatronFTError, match=message):
+        selftest.command(["--benchmark", str(path), *(each.format(page=tmp_path / "page.md") for each in more)])
 
 
 @pytest.mark.slow
