@@ -58,10 +58,10 @@ def answer(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Ju
 
 
 def take_solutions(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, Judge], folder: RunFolder) -> None:
-    """The benchmark's own solutions as if a model had written them: the prompt is stripped, so the rest is theirs."""
+    """The benchmark's own solutions as if a model had written them."""
     for each in wanted:
-        text = each.task.base + getattr(each.task.problem, f"{settings.solutions}_solution")
-        keep_answer(each, judges, folder, {"completion": text[len(each.task.base.rstrip()):], "finish": settings.solutions})
+        completion = prompts.own_answer(each.task, settings.solutions)
+        keep_answer(each, judges, folder, {"completion": completion, "finish": settings.solutions})
 
 
 def keep_answer(each: Wanted, judges: Mapping[str, Judge], folder: RunFolder, answer: dict) -> None:

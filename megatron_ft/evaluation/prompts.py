@@ -33,3 +33,11 @@ def prompt(asked: Task, template: Template) -> Segment:
     wanted, context = instruction(asked)
     begun = "" if asked.scenario == DESCRIBED or (asked.problem.written_anew and not continues) else asked.base
     return template.prompt(wanted, context=context, answer_start=begun)
+
+
+def own_answer(asked: Task, solutions: str) -> str:
+    """The benchmark's canonical or buggy solution as a model would have written it: what follows the prompt."""
+    solution = getattr(asked.problem, f"{solutions}_solution")
+    if asked.public and public_python.prompt(asked.problem).endswith("\n"):
+        return solution
+    return (asked.base + solution)[len(asked.base.rstrip()):]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from megatron_ft import cli, log
 from megatron_ft.errors import ConfigError, DataError
-from megatron_ft.evaluation import benchmark, calibration, languages, run, sandbox, scenarios
+from megatron_ft.evaluation import benchmark, calibration, languages, prompts, run, sandbox, scenarios
 from megatron_ft.evaluation.execution import Attempt, execute
 from megatron_ft.evaluation.judging import MODES
 from megatron_ft.evaluation.problem import PACK, Kind
@@ -89,8 +89,7 @@ def judge_all(found: Mapping[str, benchmark.Benchmark], solutions: str, scenario
             attempts = []
             for problem in held.problems:
                 task = scenarios.task(problem, scenario, language, mode=mode)
-                whole = task.base + getattr(problem, f"{solutions}_solution")
-                attempts.append(Attempt(task, 0, judge.program(task, whole[len(task.base.rstrip()):])))
+                attempts.append(Attempt(task, 0, judge.program(task, prompts.own_answer(task, solutions))))
 
             def keep(attempt: Attempt, verdict: Verdict, mode: str = mode) -> None:
                 verdicts[attempt.task.key, mode] = verdict

@@ -30,6 +30,14 @@ def asked(problem: Problem, mode: str = "compat") -> Task:
     return scenarios.task(problem, "synthesize", "python", mode=mode)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_solution_is_an_answer_to_the_prompt_that_goes_before_it(problems: dict, name: str) -> None:
+    """Prompt and solution together are the benchmark's program, without a line break too many that a stop would take."""
+    task = asked(problems[name])
+    whole = public_python.prompt(task.problem) + prompts.own_answer(task, "canonical")
+    assert whole == (task.problem.prompt + task.problem.canonical_solution).lstrip()
+
+
 HALF = 'from typing import List\n\n\ndef half(numbers: List[float]) -> List[float]:\n    """ Each of the numbers by two.\n\n' \
        "    >>> half([1.0])\n    [0.5]\n    \"\"\""
 ADD_ONE = '"""\nWrite a function to add one to all.\nassert add_one([1, 2]) == [2, 3]\n"""\n'
