@@ -46,7 +46,8 @@ train() {
     fi
     say "training; the logs of ranks above 0 are in $logs"
     on_every_gpu megatron_ft.train "$config" "$@" || code=$?
-    if [ "$code" = 0 ]; then say "done; the model is in $run_dir/checkpoints"; return; fi
+    # After a node failure srun leaves with 0, too; but then SLURM has told this shell to end.
+    if [ "$code" = 0 ] && [ "$told" = 0 ]; then say "done; the model is in $run_dir/checkpoints"; return; fi
     if [ "$code" != 75 ]; then show_errors; fi
     requeue_or_end
 }

@@ -25,10 +25,10 @@ class Network:
         self.controller = f"{SUBNET}.1"
         self._hosts = folder / "hosts"
         self._hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{self.addresses[name]} {name}\n" for name in names))
-        self._ip(hub, "link add bridge type bridge", f"addr add {self.controller}/24 dev bridge", "link set bridge up",
+        self._ip(hub, "link add name bridge type bridge", f"addr add {self.controller}/24 dev bridge", "link set bridge up",
                  "link set lo up")
         for name, holder in self._holders.items():
-            self._ip(hub, f"link add {name} type veth peer name eth0 netns {holder}", f"link set {name} master bridge up")
+            self._ip(hub, f"link add name {name} type veth peer name eth0 netns {holder}", f"link set {name} master bridge up")
             self._ip(holder, f"addr add {self.addresses[name]}/24 dev eth0", "link set eth0 up", "link set lo up")
 
     @property
@@ -49,8 +49,8 @@ def is_possible() -> bool:
     """Whether this user may make namespaces with a bridge and a file of its own in them."""
     try:
         done = subprocess.run(["unshare", "--net", "--uts", "--mount", "sh", "-c",
-                               "ip link add bridge type bridge && ip link add a type veth peer name b && hostname x && "
-                               "mount --bind /dev/null /etc/hosts"], capture_output=True, check=False)
+                               "ip link add name bridge type bridge && ip link add name one type veth peer name two && "
+                               "hostname x && mount --bind /dev/null /etc/hosts"], capture_output=True, check=False)
     except OSError:
         return False
     return done.returncode == 0

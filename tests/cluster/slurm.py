@@ -77,7 +77,8 @@ class Cluster:
     def __init__(self, folder: Path, nodes: Sequence[str], network: Network | None) -> None:
         self.nodes = list(nodes)
         self._folder = folder
-        self._prefix = network.at_controller if network else []
+        self._network, self._prefix = network, network.at_controller if network else []
+        self._daemons: dict[str, subprocess.Popen] = {}
         self.job_environment = {} if network else {"MASTER_ADDR": "127.0.0.1"}
         """What jobs of several nodes have to be told: on loopback the nodes' names lead nowhere."""
         # Within a job of another SLURM, its variables would steer ours.
@@ -136,10 +137,58 @@ class Cluster:
         return self._ask("sinfo", "--noheader", "--Node", "--format=%N %T").split() == [
             word for node in self.nodes for word in (node, "idle")]
 
+    def power_off(self, node: str) -> None:
+        """End a node at once, its slurmd and all that jobs run on it, and have SLURM know: by itself it takes it minutes."""
+        self._daemons[node].kill()
+        for process in processes_of(self._folder, f"SLURMD_NODENAME={node}"):
+            for one in (*_step_of(process), process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+
+    def power_on(self, node: str) -> None:
+        """Start it again, and wait until all nodes are idle."""
+        self._daemons[node].wait()
+        self.start_node(node)
+        self.wait_until(self.is_idle, what="idle nodes")
+
+    def start(self) -> None:
+        """Start all daemons, and wait until the nodes are idle."""
+        own = self._folder
+        self._start("munged", "munged", "--foreground", "--key-file", own / "munge.key", "--socket", own / "munge.socket",
+                    "--pid-file", own / "munged.pid", "--log-file", own / "munged.out", "--seed-file", own / "munge.seed")
+        self.wait_until((own / "munge.socket").exists, timeout_s=START_TIMEOUT_S, what="munge's socket")
+        self._start("slurmctld", "slurmctld", "-D", where=self._prefix)
+        for node in self.nodes:
+            self.start_node(node)
+        self.wait_until(self.is_idle, timeout_s=START_TIMEOUT_S, what="idle nodes")
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd."""
+        self._start(node, "slurmd", "-D", "-N", node, where=self._network.at_node(node) if self._network else ())
+
+    def stop(self) -> None:
+        """End all daemons."""
+        for daemon in reversed(self._daemons.values()):
+            daemon.terminate()
+        for daemon in self._daemons.values():
+            try:
+                daemon.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+
     def cancel_all(self) -> None:
         """End every job, and wait until the nodes have cleared up after them."""
         self._ask("scancel", "--user", str(os.getuid()))
         self.wait_until(lambda: not self._ask("squeue", "--noheader"), timeout_s=STOP_TIMEOUT_S, what="an empty queue")
+
+    def _start(self, name: str, *command: object, where: Sequence[str] = ()) -> None:
+        with open(self._folder / f"{name}.log", "ab") as log:
+            # A daemon gets SIGKILL when the thread that started it ends: a run that is killed leaves none.
+            self._daemons[name] = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *where, *map(str, command)],
+                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder,
+                                                   env=self.environment, start_new_session=True)
 
     def _ask(self, *command: str) -> str:
         return subprocess.run([*self._prefix, *command], capture_output=True, text=True, timeout=60, env=self.environment,
@@ -153,51 +202,35 @@ def running(nodes: int = 2, cpus: int = 16) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="megatron_ft-slurm-"))
     folder.chmod(0o755)
     names = [f"node{index}" for index in range(nodes)]
-    daemons: list[subprocess.Popen] = []
-
-    def start(name: str, *command: object, where: Sequence[str] = ()) -> None:
-        with open(folder / f"{name}.log", "wb") as log:
-            # A daemon gets SIGKILL when the thread that started it ends: a run that is killed leaves none.
-            daemons.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *where, *map(str, command)],
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
-                                            env=cluster.environment, start_new_session=True))
-
-    stack = contextlib.ExitStack()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove, folder)
         network = stack.enter_context(networks.running(names, folder)) if networks.is_possible() else None
         _configure(folder, names, cpus, network)
         cluster = Cluster(folder, names, network)
-        start("munged", "munged", "--foreground", "--key-file", folder / "munge.key", "--socket", folder / "munge.socket",
-              "--pid-file", folder / "munged.pid", "--log-file", folder / "munged.out", "--seed-file", folder / "munge.seed")
-        cluster.wait_until((folder / "munge.socket").exists, timeout_s=START_TIMEOUT_S, what="munge's socket")
-        start("slurmctld", "slurmctld", "-D", where=network.at_controller if network else ())
-        for name in names:
-            start(name, "slurmd", "-D", "-N", name, where=network.at_node(name) if network else ())
-        cluster.wait_until(cluster.is_idle, timeout_s=START_TIMEOUT_S, what="idle nodes")
+        stack.callback(cluster.stop)
+        cluster.start()
         yield cluster
         cluster.cancel_all()
-    finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in daemons:
-            try:
-                daemon.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
-        remove(folder)
-        stack.close()
 
 
-def processes_of(folder: Path) -> list[int]:
-    """What runs and has our configuration in its environment: it was started by this cluster."""
-    mark = f"SLURM_CONF={folder}/slurm.conf".encode()
+def processes_of(folder: Path, mark: str = "") -> list[int]:
+    """What runs and has our configuration, and `mark`, in its environment: it was started by this cluster."""
+    marks = {f"SLURM_CONF={folder}/slurm.conf".encode()} | ({mark.encode()} if mark else set())
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is not ours to read
-            if mark in (process / "environ").read_bytes().split(b"\0"):
+            if marks <= set((process / "environ").read_bytes().split(b"\0")):
                 found.append(int(process.name))
     return found
+
+
+def _step_of(process: int) -> list[int]:
+    """The slurmstepd that has started a task, and would report how it ended."""
+    with contextlib.suppress(OSError):
+        parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+            return [parent]
+    return []
 
 
 def remove(folder: Path) -> None:

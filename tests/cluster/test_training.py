@@ -142,12 +142,14 @@ def same_curves(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
 
 
 def test_tp2_pp2_over_two_nodes_trains_as_torchrun_does_on_one(user, whole):
+    del user.environment["MEGATRON_FT_PREFLIGHT"]
     job = user.submit()
     user.expect(job, "COMPLETED")
     same_curves(user.metrics(), whole)
     log = user.log(job)
     assert "finetune_starcoderbase.sh: job 1 on node[0-1], start 1, " in log.replace(f"job {job} ", "job 1 ")
     assert "4 processes = 2 tp x 2 pp x 1 dp" in log and f"done: {STEPS} steps" in log
+    assert log.index("nothing is in the way") < log.index("training; the logs of ranks above 0 are in my run/jobs/")
     assert log.count("done; the model is in my run/checkpoints") == 1
     folder = user.folder / "my run" / "jobs" / f"{job}-1"
     names = [path.name for path in sorted(folder.iterdir())]
@@ -183,14 +185,15 @@ def test_a_job_that_is_interrupted_in_every_way_ends_as_if_it_had_not_been(user,
     assert "rank 0 (host" in user.log(job) and "ended because rank 3 (host" in user.log(job)
     user.cluster.start_again(job)
 
-    # A node dies: SLURM ends the job and queues it again.
+    # A node dies, with two ranks on it: SLURM ends the job and queues it again.
     user.held(job, 4)
-    user.cluster.run("scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=test")
+    user.cluster.power_off("node1")
     user.is_queued_again(job)
     assert user.state(dependent) == "PENDING"
-    user.cluster.run("scontrol", "update", "NodeName=node1", "State=RESUME")
+    user.cluster.power_on("node1")
     user.cluster.start_again(job)
     user.held(job, 5)
+    assert "done; the model is in" not in user.log(job)
     (user.folder / "gate-5").touch()
     user.expect(job, "COMPLETED")
     user.expect(dependent, "COMPLETED")

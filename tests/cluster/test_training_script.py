@@ -135,6 +135,12 @@ def test_a_job_that_slurm_ends_is_left_to_slurm_but_for_the_time_limit(job, tmp_
     assert ("SLURM ends this job: preempted or requeued it comes back by itself" in done.stderr) != bool(requeues)
 
 
+def test_an_srun_that_leaves_with_0_because_a_node_died_is_not_taken_for_the_end_of_training(job, tmp_path):
+    done = job(*NEEDED, code=0, TOLD="yes", REASON="None")
+    assert "done; the model is in" not in done.stderr
+    assert "SLURM ends this job" in done.stderr and calls(tmp_path, "scontrol requeue") == []
+
+
 def test_the_preflight_comes_first_and_its_no_is_final(job, tmp_path):
     assert job(*NEEDED, MEGATRON_FT_PREFLIGHT="").returncode == 0
     modules = [line.split()[1] for line in calls(tmp_path, "-m")]
