@@ -16,11 +16,13 @@ from megatron_ft.evaluation.settings import Settings
 
 def resolve(settings: Settings) -> Settings:
     """Settings whose backend and devices are there; ConfigError says what is not. Nothing is loaded yet."""
+    found = vllm_backend.version() if settings.device != "cpu" and model_folder.cuda_devices() else None
     if settings.backend == "auto":
-        found = vllm_backend.version() and settings.device != "cpu" and model_folder.cuda_devices()
         settings = replace(settings, backend="vllm" if found else "transformers")
-        log.get().info(f"--backend: {settings.backend} is what answers here"
-                       + ("" if found else ", as vllm and a GPU for it are not both there"))
+        log.get().info(f"--backend: {settings.backend} generates here"
+                       + (f" (version {found})" if found else ", as vllm with a GPU for it is not there"))
+    elif found and settings.backend == "transformers":
+        log.get().info(f"vllm {found} is installed here too; --backend vllm generates with it")
     if settings.backend == "vllm":
         vllm_backend.require(settings.devices)
     else:
