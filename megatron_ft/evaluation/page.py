@@ -111,7 +111,7 @@ def _facts(summary: Mapping) -> str:
                 for name, each in summary["benchmark"].items()},
              **{f"toolchain, {name}": ", ".join(f"{tool} {version}" for tool, version in each.items())
                 for name, each in summary["toolchains"].items()},
-             "sandbox": summary["sandbox"].get("tool", ""), "distinct programs": summary["distinct_programs"],
+             "sandbox": summary["sandbox"].get("described", ""), "distinct programs": summary["distinct_programs"],
              **{f"generation, {name.replace('_', ' ')}": value for name, value in (summary["generation"] or {}).items()},
              "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items())}
     return _table([], [[escape(name), _text(str(value))] for name, value in facts.items()], words=2)

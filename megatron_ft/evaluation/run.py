@@ -70,8 +70,8 @@ def evaluate(settings: Settings) -> dict:
         caches = {name: VerdictCache(Circumstances(name, settings.mode, toolchain, box, settings.timeout_s))
                   for name, toolchain in toolchains.items() if not settings.fresh and box.tool != "none"}
         executed = judge_all(settings, wanted, judges, folder, caches)
-        facts = {"generation": figures, "settings": asdict(settings), "benchmark": described(found), "sandbox": asdict(box),
-                 "toolchains": toolchains, "versions": report.versions(), "execution": asdict(executed),
+        facts = {"generation": figures, "settings": asdict(settings), "benchmark": described(found),
+                 "sandbox": {**asdict(box), "described": box.described()}, "toolchains": toolchains, "versions": report.versions(), "execution": asdict(executed),
                  "timeouts": {"slowness": round(slowness, 2),
                               "cpu_s": {name: round(judge.language.limits.cpu_s, 1) for name, judge in judges.items()}}}
         order = [each.key for each in wanted]

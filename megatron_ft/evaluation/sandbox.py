@@ -88,6 +88,8 @@ class Sandbox:
 
     def described(self) -> str:
         """What holds, in words."""
+        if self.tool == "none":
+            return "none (--unsafe)"
         user = "as root" if self.as_root else "as an ordinary user"
         lacks = [lack for holds, lack in ((self.locked, "no lock against further user namespaces"),
                                           (self.filtered, "no filter of system calls, which this kernel or machine lacks"))

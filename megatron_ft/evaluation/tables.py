@@ -23,7 +23,8 @@ def markdown(summary: Mapping) -> str:
                   table(["", "problems", *(f"pass@{k}" for k in shown(len(row["pass@k"])))], _by_bug(row))]
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     tools = ", ".join(f"{name} {version}" for found in summary["toolchains"].values() for name, version in found.items())
-    parts.append(f"\nVersions: {versions}. Toolchains: {tools or 'none'}. Sandbox: {summary['sandbox'].get('tool', 'none')}.\n")
+    box = summary["sandbox"].get("described", "none")
+    parts.append(f"\nVersions: {versions}. Toolchains: {tools or 'none'}. Sandbox: {box}.\n")
     return "\n".join(parts)
 
 

@@ -31,3 +31,4 @@ def test_programs_are_judged_in_a_job(cluster, tmp_path):
     assert verdicts == {"canonical": ["passed"] * 3, "buggy": ["failed"] * 3}
     sandbox = json.loads((tmp_path / "canonical" / "summary.json").read_text())["sandbox"]
     assert sandbox["tool"] in ("bubblewrap", "unshare")
+    assert sandbox["described"] in (tmp_path / "canonical" / "summary.md").read_text()

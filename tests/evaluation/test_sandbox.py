@@ -80,6 +80,14 @@ def test_a_tool_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         sandbox.find()
 
 
+def test_what_a_sandbox_lacks_is_part_of_its_description() -> None:
+    assert Sandbox("unshare", as_root=True).described() == "unshare, as root"
+    assert Sandbox("bubblewrap", as_root=False, locked=False, filtered=False).described() == (
+        "bubblewrap, as an ordinary user; no lock against further user namespaces and no filter of system calls, which this "
+        "kernel or machine lacks")
+    assert "unsafe" in Sandbox("none", as_root=False).described()
+
+
 def test_unsafe_runs_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     found = sandbox.find(unsafe=True)
