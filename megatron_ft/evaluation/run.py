@@ -71,7 +71,8 @@ def evaluate(settings: Settings) -> dict:
                   for name, toolchain in toolchains.items() if not settings.fresh and box.tool != "none"}
         executed = judge_all(settings, wanted, judges, folder, caches)
         facts = {"generation": figures, "settings": asdict(settings), "benchmark": described(found),
-                 "sandbox": {**asdict(box), "described": box.described()}, "toolchains": toolchains, "versions": report.versions(), "execution": asdict(executed),
+                 "sandbox": {**asdict(box), "described": box.described()}, "toolchains": toolchains,
+                 "versions": report.versions(), "execution": asdict(executed),
                  "timeouts": {"slowness": round(slowness, 2),
                               "cpu_s": {name: round(judge.language.limits.cpu_s, 1) for name, judge in judges.items()}}}
         order = [each.key for each in wanted]
