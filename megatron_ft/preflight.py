@@ -111,7 +111,7 @@ def _together(options: argparse.Namespace, settings: Config, process: Process) -
         code = _lead(options, settings, meeting, checks, limits, title) if first else preflight_ranks.follow(meeting, settings)
     except (TrainingError, OSError, RuntimeError) as error:  # torch's store raises RuntimeErrors where its other end is gone
         if first:
-            _print(options, [*checks, Check("ranks", "fail", str(error), "look at what those ranks printed")], title)
+            _print(options, [*checks, Check("rendezvous", "fail", str(error), "look at what those ranks printed")], title)
         else:
             sys.stderr.write(f"error: preflight of rank {process.rank}: {error}\n")
             time.sleep(preflight_ranks.LINGER_S)  # srun may end all ranks with the first: rank 0 has a table to print

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import sys
@@ -89,7 +90,8 @@ class Metrics:
         now = time.monotonic()
         if self._is_writer and (name != self._phase or now - self._pulse >= PULSE_S):
             self._phase, self._pulse = name, now
-            run_folder.write_now(self._dir, {"step": number, "phase": name})
+            with contextlib.suppress(OSError):  # a disk that is full for a while must not end the run for a sign of life
+                run_folder.write_now(self._dir, {"step": number, "phase": name})
 
     def in_phase(self, name: str, number: int, items: Iterable[T]) -> Iterator[T]:
         """The items as they are, with a sign of life before each."""

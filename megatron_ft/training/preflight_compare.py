@@ -37,15 +37,16 @@ def _ranks(found: Sequence[Facts], config: Config) -> Check:
     tp = config.parallel.tp
     text = f"{len(found)} rank{'s' if len(found) > 1 else ''} on {len(by_node)} node{'s' if len(by_node) > 1 else ''}: " \
            f"{named(list(by_node))}"
+    problems, advice = [], []
     if odd:
-        return Check("ranks", "warn", f"{text}; most have {usual}, {named([f'{node} {count}' for node, count in odd.items()])}",
-                     "ask for as many tasks on each node (--ntasks-per-node)")
+        problems.append(f"most have {usual}, {named([f'{node} {count}' for node, count in odd.items()])}")
+        advice.append("ask for as many tasks on each node (--ntasks-per-node)")
     crossing = [first for first in range(0, len(found), tp)
                 if len({each["node"] for each in found if first <= each["rank"] < first + tp}) > 1]
     if tp > 1 and crossing:
-        return Check("ranks", "warn", f"{text}; {len(crossing)} tensor-parallel groups of {tp} reach over nodes",
-                     "choose parallel.tp so that it divides the ranks of a node: each layer waits for the network else")
-    return Check("ranks", "ok", text)
+        problems.append(f"{len(crossing)} tensor-parallel groups of {tp} reach over nodes")
+        advice.append("choose parallel.tp so that it divides the ranks of a node: each layer waits for the network else")
+    return Check("ranks", "warn" if problems else "ok", "; ".join([text, *problems]), "; ".join(advice))
 
 
 def _versions(found: Sequence[Facts]) -> list[Check]:

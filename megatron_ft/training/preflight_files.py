@@ -81,9 +81,9 @@ def compare(by_node: Mapping[str, Seen]) -> list[Check]:
     return found
 
 
-def probe_of(folder: Path, token: str, node: str) -> Path:
-    """The file by which a node shows to the others that it writes where they look."""
-    return folder / f".preflight.{token}.{node.replace('/', '_')}"
+def probe_of(folder: Path, token: str, rank: str) -> Path:
+    """The file by which a node's first rank shows to the others that it writes where they look."""
+    return folder / f".preflight.{token}.{rank}"
 
 
 def shared(by_node: Mapping[str, bool], *, first: str, unseen: list[str], folder: Path) -> Check:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -105,19 +106,18 @@ def follow(meeting: Meeting, config: Config, *, clock: Callable[[], float] = tim
     """What every rank but the first does; the exit code that the first one gives."""
     rank = meeting.process.rank
     begin = meeting.hear("begin")
+    patience_s = 3 * begin["timeout_s"]  # rank 0 may wait for others first: for their words, their clocks, their sums
     try:
         own = _facts(meeting.process, config, begin)
-    except Exception as error:  # noqa: BLE001 - it is told to rank 0
-        own = {"broken": dead_rank.summary(error), "node": preflight_machine.node()}
-    meeting.say(f"facts/{rank}", own)
-    if "broken" in own:
-        return meeting.hear("verdict", timeout_s=3 * begin["timeout_s"])
-    if meeting.process.local_rank == 0:
-        _tell_time(meeting, clock)
-    go = meeting.hear("go", timeout_s=3 * begin["timeout_s"])
-    if go["groups"]:
-        meeting.say(f"network/{rank}", _network(meeting, go))
-    return meeting.hear("verdict", timeout_s=3 * begin["timeout_s"])
+        meeting.say(f"facts/{rank}", own)
+        if "machine" in own:
+            _tell_time(meeting, clock, patience_s)
+        go = meeting.hear("go", timeout_s=patience_s)
+        if go["groups"]:
+            meeting.say(f"network/{rank}", _network(meeting, go))
+        return meeting.hear("verdict", timeout_s=patience_s)
+    finally:
+        _own_probe(meeting.process, config, begin).unlink(missing_ok=True)
 
 
 def lead(meeting: Meeting, config: Config, paths: Sequence[str], limits: Limits, *, checkpoint_bytes: int | None,
@@ -125,8 +125,8 @@ def lead(meeting: Meeting, config: Config, paths: Sequence[str], limits: Limits,
     """What the first rank does; the lines of the table, and all ranks' facts."""
     size, folder = meeting.process.size, Path(config.run.dir)
     begin = {"files": list(paths), "token": secrets.token_hex(6), "timeout_s": limits.timeout_s}
-    ours = preflight_files.probe_of(folder, begin["token"], "first")
-    written = [ours] if _touch(ours) else []
+    ours = _own_probe(meeting.process, config, begin)
+    _touch(ours)
     try:
         meeting.say("begin", begin)
         own = _facts(meeting.process, config, begin)
@@ -134,14 +134,14 @@ def lead(meeting: Meeting, config: Config, paths: Sequence[str], limits: Limits,
         told = {0: own, **{int(key.partition("/")[2]): each for key, each in heard.items()}}
         found = [told[rank] for rank in sorted(told) if "broken" not in told[rank]]
         nodes = [each for each in found if "machine" in each]
-        checks = [*preflight_compare.compare(found, config, checkpoint_bytes=checkpoint_bytes),
-                  *preflight_files.compare({each["node"]: each["files"] for each in nodes})]
-        if len(nodes) > 1:
+        checks = _silent(told, size, limits)
+        if found and nodes:
+            checks += preflight_compare.compare(found, config, checkpoint_bytes=checkpoint_bytes)
+            checks += preflight_files.compare({each["node"]: each["files"] for each in nodes})
+        if len(nodes) > 1 and nodes[0]["rank"] == 0:
             checks.append(_shared(folder, begin["token"], nodes))
     finally:
-        for path in written:
-            path.unlink(missing_ok=True)
-    checks += _silent(told, size, limits)
+        ours.unlink(missing_ok=True)
     checks += _clocks(meeting, [each for each in nodes if each["rank"]], limits, clock)
     # Ranks that are absent, or whose GPU is, would let the others hang.
     may_go = len(found) == size and not any(check.name == "GPUs" and check.verdict == "fail" for check in checks)
@@ -150,53 +150,55 @@ def lead(meeting: Meeting, config: Config, paths: Sequence[str], limits: Limits,
 
 
 def _facts(process: Process, config: Config, begin: dict[str, Any]) -> dict[str, Any]:
-    own = preflight_machine.facts(process, config)
-    if "machine" in own:
-        folder = Path(config.run.dir)
-        own["files"] = preflight_files.seen(begin["files"])
-        own["sees_first"] = preflight_files.probe_of(folder, begin["token"], "first").exists()
-        if process.rank:
-            _touch(preflight_files.probe_of(folder, begin["token"], str(process.rank)))
+    """This rank's, or {"broken", "node"}."""
+    try:
+        own = preflight_machine.facts(process, config)
+        if "machine" in own:
+            own["files"] = preflight_files.seen(begin["files"])
+            own["sees_first"] = preflight_files.probe_of(Path(config.run.dir), begin["token"], "0").exists()
+            if process.rank:
+                _touch(_own_probe(process, config, begin))
+    except Exception as error:  # noqa: BLE001 - it is told to rank 0, whatever it is
+        return {"broken": dead_rank.summary(error), "node": preflight_machine.node()}
     return own
+
+
+def _own_probe(process: Process, config: Config, begin: dict[str, Any]) -> Path:
+    return preflight_files.probe_of(Path(config.run.dir), begin["token"], str(process.rank))
 
 
 def _silent(told: dict[int, dict[str, Any]], size: int, limits: Limits) -> list[Check]:
     checks = []
     absent = [str(rank) for rank in range(size) if rank not in told]
     if absent:
-        checks.append(Check("ranks", "fail", f"no word within {limits.timeout_s:g} s from rank {named(absent)}, which came to "
-                            "the rendezvous", "look at what it printed; its node may hang on a file system"))
+        checks.append(Check("silent ranks", "fail", f"no word within {limits.timeout_s:g} s from rank {named(absent)}, which "
+                            "came to the rendezvous", "look at what it printed; its node may hang on a file system"))
     broken = [f"rank {rank} ({each['node']}): {each['broken']}" for rank, each in sorted(told.items()) if "broken" in each]
     if broken:
-        checks.append(Check("ranks", "fail", listed(broken), "leave these nodes out (--exclude), or mend what they say"))
+        checks.append(Check("broken ranks", "fail", listed(broken), "leave these nodes out (--exclude), or mend what they say"))
     return checks
 
 
-def _touch(path: Path) -> bool:
-    try:
+def _touch(path: Path) -> None:
+    with contextlib.suppress(OSError):  # others will not see it, which is said
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    except OSError:
-        return False
-    return True
 
 
 def _shared(folder: Path, token: str, nodes: Sequence[dict[str, Any]]) -> Check:
     unseen = []
     for each in nodes[1:]:
         path = preflight_files.probe_of(folder, token, str(each["rank"]))
-        if path.exists():
-            path.unlink(missing_ok=True)
-        else:
+        if not path.exists():
             unseen.append(each["node"])
     return preflight_files.shared({each["node"]: each["sees_first"] for each in nodes}, first=nodes[0]["node"], unseen=unseen,
                                   folder=folder)
 
 
-def _tell_time(meeting: Meeting, clock: Callable[[], float]) -> None:
+def _tell_time(meeting: Meeting, clock: Callable[[], float], patience_s: float) -> None:
     """A node's part: how far its clock is ahead of the first one's, from the round trip that took least."""
     rank, trips = meeting.process.rank, []
-    meeting.hear(f"clock/{rank}/begin", timeout_s=3 * meeting.hear("begin")["timeout_s"])
+    meeting.hear(f"clock/{rank}/begin", timeout_s=patience_s)
     for number in range(CLOCK_ROUNDS):
         sent = clock()
         meeting.say(f"clock/{rank}/ask/{number}", "")

@@ -44,8 +44,8 @@ def checks(config: Config, process: Process, gpu: Gpu | None) -> Iterator[Check]
     if architecture is not None:
         yield room(config, architecture)
         if gpu is not None:
-            fits, wrong = attempt("layout", lambda: memory(config, architecture, gpu, processes=process.size))
-            yield from wrong or [fits]
+            fits, unfit = attempt("layout", lambda: memory(config, architecture, gpu, processes=process.size))
+            yield from [line for line in unfit if line.found not in {said.found for said in wrong}] or ([fits] if fits else [])
 
 
 def _prepared(found: Setup) -> Iterator[Check]:
