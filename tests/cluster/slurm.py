@@ -27,7 +27,7 @@ from tests.cluster.network import Network
 BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "sinfo", "squeue", "setpriv")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 60.0
 GPUS = 8  # of a node
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE"}
 
@@ -54,9 +54,8 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
-# The rest makes it quick: jobs are scheduled at once, and killed two seconds after they were asked to end.
+# The rest makes it quick: jobs are scheduled at once.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
-KillWait=2
 MinJobAge=3600
 """
 

@@ -202,6 +202,26 @@ def test_a_job_that_is_interrupted_in_every_way_ends_as_if_it_had_not_been(user,
     assert checkpoint_layout.find(user.folder / "my run" / "checkpoints").name == f"iter_{STEPS:07d}"
 
 
+def test_the_time_limit_itself_ends_in_a_requeue_and_a_cancelled_job_stays_cancelled(user):
+    """A step and its checkpoint may take longer than the signal leaves them; training is a stand-in that heeds SIGTERM only."""
+    python = user.folder / "slow python"
+    python.write_text('#!/bin/bash\nif [ "$2" != megatron_ft.train ]; then exec "$REAL" "$@"; fi\n'
+                      "trap 'kill $!; exit 75' TERM; trap '' USR1; sleep 3600 & touch running-$SLURM_RESTART_COUNT; wait\n")
+    python.chmod(0o755)
+    user.environment |= {"MEGATRON_FT_PYTHON": str(python), "REAL": sys.executable}
+    job = user.submit()
+    user.cluster.wait_until((user.folder / "running-").exists, timeout_s=TIMEOUT_S, what="a start")
+    user.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    user.is_queued_again(job)
+    assert "DUE TO TIME LIMIT" in user.log(job) and "training ended with exit code 75; requeue: " in user.log(job)
+    user.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    user.cluster.start_again(job)
+    user.cluster.wait_until((user.folder / "running-1").exists, timeout_s=TIMEOUT_S, what="a second start")
+    user.cluster.run("scancel", job)
+    user.expect(job, "CANCELLED")
+    assert "SLURM ends this job: preempted or requeued it comes back by itself, cancelled it does not" in user.log(job)
+
+
 def test_a_job_that_fails_is_failed_and_nothing_that_depends_on_it_starts(user):
     job = user.submit("optim.lr=0.1", "optim.min_lr=0.2")
     dependent = user.after(job)
