@@ -70,13 +70,14 @@ def _evaluation(folders: Sequence[Path]) -> list[str]:
         try:
             for each in json.loads(path.read_text(encoding="utf-8"))["scores"]:
                 scores = ", ".join(f"pass@{k} {value:.1%}" for k, value in each["pass@k"].items())
-                rows.append([each["language"], each["scenario"], each["problems"], each["samples"], scores])
+                rows.append([each.get("benchmark", "HumanEvalPack"), each["language"], each["scenario"], each["problems"],
+                             each["samples"], scores])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"--evaluation: {path}: is not what the evaluator writes ({type(error).__name__}: {error}); "
                                   "name its --output") from error
     if not rows:
         return []
-    return ["## Evaluation", "HumanEvalPack:", _table(["language", "scenario", "problems", "samples", "score"], rows)]
+    return ["## Evaluation", _table(["benchmark", "language", "scenario", "problems", "samples", "score"], rows)]
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> str:

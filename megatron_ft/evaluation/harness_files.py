@@ -14,9 +14,9 @@ from megatron_ft.errors import ConfigError, DataError
 from megatron_ft.evaluation import tables
 from megatron_ft.evaluation.benchmark import Benchmark
 from megatron_ft.evaluation.passk import shown
-from megatron_ft.evaluation.problem import LANGUAGES, PACK, Kind, Problem
+from megatron_ft.evaluation.problem import BASE, LANGUAGES, PACK, Kind, Problem
 from megatron_ft.evaluation.run_folder import Key
-from megatron_ft.evaluation.scenarios import BASE, DESCRIBED
+from megatron_ft.evaluation.scenarios import DESCRIBED
 from megatron_ft.evaluation.settings import Settings
 
 METRICS = "evaluation_results.json"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 LANGUAGES = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "CPP", "rust": "Rust"}
 """Name of a file of HumanEvalPack -> how its task ids begin."""
 PACK = "humanevalpack"
+BASE = "base"
+"""Beside the scenarios in results: what answers score by EvalPlus' base tests alone."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Kind:
     """The kind that the same answers are scored on by its fewer tests; of EvalPlus' two."""
     cpu_s: float = 0.0
     """CPU seconds that a program has at least; the many tests of EvalPlus take longer than a language's own limit."""
+
+    def scored_by(self, scenario: str) -> str:
+        """The title of the benchmark that a row of scores is of."""
+        return KINDS[self.base].title if scenario == BASE else self.title
 
 
 KINDS = {kind.name: kind for kind in (

@@ -48,6 +48,8 @@ def write(outcome: Outcome, folder: Path) -> dict:
         "distinct_programs": len({(row["task_id"], row["program_sha256"]) for row in rows}),
         **outcome.facts,
     }
+    kind = tables.kind_of(summary)
+    summary["scores"] = [{"benchmark": kind.scored_by(row["scenario"]), **row} for row in summary["scores"]]
     write_json(folder / SUMMARY, summary)
     cli.write_text_atomically(folder / MARKDOWN, tables.markdown(summary))
     cli.write_text_atomically(folder / PAGE, page.page(summary, outcome.samples, outcome.results, outcome.problems))

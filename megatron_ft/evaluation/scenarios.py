@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from megatron_ft.errors import ConfigError
-from megatron_ft.evaluation.problem import PACK, Problem
+from megatron_ft.evaluation.problem import BASE, PACK, Problem
 
 SCENARIOS = ("synthesize", "fixtests", "fixdocs", "explaindescribe", "explainsynthesize")
 ABOUT = {"synthesize": "a function from its docstring", "fixtests": "the repair of a function, given its tests",
@@ -15,8 +15,6 @@ ABOUT = {"synthesize": "a function from its docstring", "fixtests": "the repair 
 DESCRIBED = "explaindescribe"
 ONLY = "synthesize"
 """The scenario of benchmarks that have no others."""
-BASE = "base"
-"""Not asked by itself: what answers to ONLY score by EvalPlus' base tests alone."""
 ROWS = (BASE, *SCENARIOS)
 """Of tables."""
 TITLES = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "C++", "rust": "Rust"}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_ft.evaluation.passk import curves
-from megatron_ft.evaluation.scenarios import BASE
+from megatron_ft.evaluation.problem import BASE
 from megatron_ft.evaluation.verdict import STATUSES
 
 CONFIDENCE = 0.95

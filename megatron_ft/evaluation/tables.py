@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from megatron_ft.evaluation.passk import shown
 from megatron_ft.evaluation.problem import KINDS, LANGUAGES, PACK, Kind
-from megatron_ft.evaluation.scenarios import BASE, ROWS, TITLES
+from megatron_ft.evaluation.scenarios import ROWS, TITLES
 
 
 def markdown(summary: Mapping) -> str:
@@ -55,9 +55,7 @@ def about(summary: Mapping) -> str:
 def row_title(summary: Mapping, scenario: str) -> str:
     """What people call a row of scores: a scenario, or the benchmark that has only one."""
     kind = kind_of(summary)
-    if kind.name == PACK:
-        return scenario
-    return KINDS[kind.base].title if scenario == BASE else kind.title
+    return scenario if kind.name == PACK else kind.scored_by(scenario)
 
 
 def how(settings: Mapping) -> str:

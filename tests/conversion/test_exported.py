@@ -133,14 +133,17 @@ def test_the_card_says_what_a_model_was_trained_on_and_how_it_did(bases, tmp_pat
     evaluation = tmp_path / "results"
     evaluation.mkdir()
     (evaluation / "summary.json").write_text(json.dumps({"scores": [
-        {"language": "python", "scenario": "synthesize", "problems": 164, "samples": 3280, "pass@k": {"1": 0.4622}}]}))
+        {"language": "python", "scenario": "synthesize", "problems": 164, "samples": 3280, "pass@k": {"1": 0.4622}},
+        {"benchmark": "HumanEval+", "language": "python", "scenario": "synthesize", "problems": 163, "samples": 326,
+         "pass@k": {"1": 0.5}}]}))
     back = megatron_to_hf.convert(trained, tmp_path / "back", Options(evaluations=(evaluation,)))
     card = (back / "README.md").read_text()
     front = card.split("---")[1]
     assert 'base_model: "bigcode/starcoderbase"' in front and "library_name: transformers" in front
     for words in ("Fine-tuned from bigcode/starcoderbase, step 250.", "lr = 5e-05",
                   "| train | `0:0.95 data/mix` | 1,178 | octocoder | `rows.jsonl` (sha256 0123456789ab) |",
-                  "| python | synthesize | 164 | 3,280 | pass@1 46.2% |"):
+                  "| HumanEvalPack | python | synthesize | 164 | 3,280 | pass@1 46.2% |",
+                  "| HumanEval+ | python | synthesize | 163 | 326 | pass@1 50.0% |"):
         assert words in card, words
     (evaluation / "summary.json").write_text("{}")
     with pytest.raises(CheckpointError, match="--evaluation: .*summary.json: is not what the evaluator writes"):

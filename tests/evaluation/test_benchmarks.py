@@ -46,6 +46,7 @@ def test_both_scores_of_evalplus_are_reported_everywhere(python: Python, plus: P
     given = answers(tmp_path / "given.jsonl", RIGHT, {**RIGHT, "half": WEAK, "first": "x = 1\n"})
     result = run(plus, tmp_path / "out", "--generations", str(given))
     printed = capsys.readouterr().out
+    assert [row["benchmark"] for row in result["scores"]] == ["HumanEval", "HumanEval+"]
     assert [(row["scenario"], row["problems"], row["samples"], row["bug_types"]) for row in result["scores"]] == [
         ("base", 3, 6, {}), ("synthesize", 3, 6, {})]
     base, whole = ({k: round(value, 4) for k, value in row["pass@k"].items()} for row in result["scores"])
