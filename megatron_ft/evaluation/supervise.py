@@ -17,6 +17,7 @@ from typing import IO
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.box import Box, Limits
 from megatron_ft.evaluation.sandbox import Sandbox
+from megatron_ft.evaluation.tmp_memory import held_bytes
 
 TAIL_BYTES = 4000
 READ_BYTES = 2**16
@@ -173,12 +174,13 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
 
 
 def over_memory(guarded: Running) -> bool:
-    """Look at a box: whether its processes use more memory together than they may."""
+    """Look at a box: whether its processes and its /tmp use more memory together than they may."""
     processes = family(guarded.pid)
-    resident = sum(resident_bytes(each) for each in processes)
+    in_tmp = held_bytes(processes[-1])  # the outermost may still be those that make the box
+    resident = sum(resident_bytes(each) for each in processes) + in_tmp
     guarded.note(resident, max(map(cpu_s, processes)))
     # Adding up each process's share of what they have in common takes longer, so it is done last.
-    return resident > guarded.memory_bytes and sum(map(shared_out_bytes, processes)) > guarded.memory_bytes
+    return resident > guarded.memory_bytes and sum(map(shared_out_bytes, processes)) + in_tmp > guarded.memory_bytes
 
 
 def resident_bytes(pid: int) -> int:
