@@ -98,6 +98,19 @@ def test_shards_join_and_two_runs_compare_by_both_scores(python: Python, plus: P
     assert set(whole.problems) == {"HumanEval/0", "HumanEval/32", "HumanEval/2"}
 
 
+def test_an_interrupted_run_goes_on_with_both_verdicts(python: Python, plus: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    given = answers(tmp_path / "given.jsonl", {**RIGHT, "half": WEAK})
+    asked = (plus, tmp_path / "out", "--generations", str(given), "--fresh")
+    with monkeypatch.context() as broken:
+        broken.setattr(report, "write", None)
+        with pytest.raises(TypeError):
+            run(*asked)
+    monkeypatch.setattr(Python, "check", lambda self: {})
+    monkeypatch.setattr(Python, "judge", None)
+    assert [round(row["pass@k"]["1"], 4) for row in run(*asked)["scores"]] == [1.0, 0.6667]
+
+
 @pytest.mark.parametrize(("mode", "style"), [("fixed", "octocoder"), ("compat", "continue")])
 def test_a_model_is_asked_without_a_scenario(python: Python, tmp_path: Path, mode: str, style: str) -> None:
     model = tiny.write(tmp_path / "model")
