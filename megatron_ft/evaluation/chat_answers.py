@@ -76,7 +76,7 @@ def _closes(fence: re.Match[str], mark: str) -> bool:
 
 def unquoted(blocks: Sequence[Block], quoted: str) -> list[Block]:
     """The blocks, those last that hold code which the question gave: an answer often repeats it before it corrects it."""
-    known = _squeezed(quoted)
+    known = _squeezed(quoted).rstrip("}")
     return sorted(blocks, key=lambda block: bool(known) and known in _squeezed(block.text))
 
 
