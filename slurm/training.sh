@@ -48,7 +48,6 @@ train() {
     on_every_gpu megatron_ft.train "$config" "$@" || code=$?
     # After a node failure srun leaves with 0, too; but then SLURM has told this shell to end.
     if [ "$code" = 0 ] && [ "$told" = 0 ]; then say "done; the model is in $run_dir/checkpoints"; return; fi
-    if [ "$code" != 75 ]; then show_errors; fi
     requeue_or_end
 }
 
@@ -103,7 +102,7 @@ on_every_gpu() {
 show_errors() {
     local log shown=0
     for log in "$logs"/rank-*.log; do
-        if [ -s "$log" ] && ! grep -q 'ended because rank' "$log"; then
+        if grep -qE '^(error: |Traceback)' "$log" && ! grep -q 'ended because rank' "$log"; then
             say "--- the end of $log"
             tail -n 10 "$log" >&2
             shown=$((shown + 1))
@@ -119,6 +118,7 @@ requeue_or_end() {
         say "SLURM ends this job: preempted or requeued it comes back by itself, cancelled it does not"
         exit "$code"
     fi
+    if [ "$code" != 75 ]; then show_errors; fi
     why=$("${python[@]}" -m megatron_ft.status "$run_dir" --may-requeue --exit-code "$code") || end_failed "$code" "$why"
     say "training ended with exit code $code; $why"
     scontrol requeue "$SLURM_JOB_ID" || end_failed "$code" "the queue does not take the job back; submit the same command again"

@@ -22,7 +22,7 @@ case "$1 $2" in
         if [ "$2" = megatron_ft.preflight ]; then echo "a table"; exit "${{PREFLIGHT_CODE:-0}}"; fi
         [ "$SLURM_PROCID" != 0 ] \\
             || echo '{{"event": "attempt", "job": "17", "step": 0, "saved": 0}}' >>"my run/events.jsonl"
-        echo "rank $SLURM_PROCID speaks"
+        echo "error: rank $SLURM_PROCID speaks"
         if [ -n "$TOLD" ]; then kill -TERM "$PPID"; sleep 0.5; fi
         exit "$CODE" ;;
     *) exec "{sys.executable}" "$@" ;;
@@ -90,7 +90,7 @@ def test_rank_0_writes_the_log_and_the_others_files_of_their_own(job, tmp_path):
     assert "rank 0 speaks" in done.stdout and "rank 3" not in done.stdout + done.stderr
     folder = tmp_path / "my run" / "jobs" / "17-3"
     assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "job.txt", "rank-0003.log"]
-    assert (folder / "rank-0003.log").read_text() == "rank 3 speaks\n"
+    assert (folder / "rank-0003.log").read_text() == "error: rank 3 speaks\n"
     about = (folder / "job.txt").read_text()
     assert about.startswith("job: 17, start 3, ") and "\nnodes: gpu[07-08]\n" in about
     assert "\ncommand: finetune_llama.sh " in about and "run.dir=my\\ run" in about
