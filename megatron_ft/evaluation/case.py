@@ -109,7 +109,7 @@ def _running(sandbox: Sandbox, program: Side, tests: Callable[[str], Side]) -> I
 def _watched(case: Case, limits: Limits, name: str) -> tuple[str, str]:
     """Status and reason of a running case; of those in UNDECIDED the reason is the side it is about."""
     how = watch([case.program.output, case.tests.output, case.report], [case.report],
-                case.program.started + limits.wall_s, guarded=case.program)
+                case.program.started + limits.wall_s, guarded=case.program, others=[case.tests])
     if how != "ended":
         return stopped(how, limits)
     ready, _, said = case.report.text.partition("\n")

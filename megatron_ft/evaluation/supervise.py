@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,8 @@ from megatron_ft.evaluation.tmp_memory import held_bytes
 TAIL_BYTES = 4000
 READ_BYTES = 2**16
 DEATH_S = 5
+PATIENCE = 10  # times its seconds that a box may get on a machine that has no core for it
+STARVED = 0.1  # share of its seconds for which a thread was ready to run and did not, where that is so
 LOOK_EVERY_S = 0.2  # between two looks at a box's memory
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MARK = b"\x01up\n"
@@ -77,6 +79,8 @@ class Running:
     output: Stream
     memory_bytes: int
     started: float = field(default_factory=time.monotonic)
+    scheduled_before: Scheduled = field(default_factory=dict)
+    """What its threads had run and waited when it started."""
     peak_bytes: int = 0
     """The most memory that a look has seen in use."""
     cpu_s: float = 0.0
@@ -130,6 +134,7 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
 
 
 def _start(command: list[str], source: IO[bytes], keep: Sequence[int], stdout: int | None, limits: Limits) -> Running:
+    begun = time.monotonic()  # not when Popen returns: its process may have waited long for a core by then
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(command, stdin=source, stdout=writing if stdout is None else stdout, stderr=writing,
@@ -139,17 +144,22 @@ def _start(command: list[str], source: IO[bytes], keep: Sequence[int], stdout: i
         raise EvaluationError(f"a box could not be started: {error}") from error
     finally:
         os.close(writing)
-    return Running(process, Stream(reading, limits.output_bytes), limits.memory_bytes)
+    return Running(process, Stream(reading, limits.output_bytes), limits.memory_bytes, begun)
 
 
-def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, guarded: Running | None = None) -> str:
+def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, guarded: Running | None = None,
+          others: Sequence[Running] = ()) -> str:
     """Read the streams until those of `until` have ended.
+
+    Args:
+        deadline: of the guarded box (time.monotonic); later on a machine that has no core for it, see `extended`.
+        others: boxes that the guarded one waits for.
 
     Returns:
         "ended", "timeout" when the deadline (time.monotonic) came first, "flood" when a stream went over its limit, or
         "memory" when the processes of the guarded box did so together.
     """
-    looked = time.monotonic()
+    looked, is_last = time.monotonic(), False
     with selectors.DefaultSelector() as selector:
         for stream in streams:
             if stream.open:
@@ -158,7 +168,10 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
             left = deadline - time.monotonic()
             ready = selector.select(min(max(left, 0), LOOK_EVERY_S))
             if left <= 0:
-                return "timeout"
+                later = deadline if guarded is None or is_last else extended(deadline, [guarded, *others])
+                if later <= deadline:
+                    return "timeout"
+                deadline, is_last = later, True
             if guarded is not None and time.monotonic() - looked > LOOK_EVERY_S:
                 looked = time.monotonic()
                 if over_memory(guarded):
@@ -171,6 +184,42 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
                 if key.data.open:
                     selector.register(key.fd, selectors.EVENT_READ, key.data)
     return "ended"
+
+
+def extended(deadline: float, boxes: Sequence[Running]) -> float:
+    """A deadline, put off to PATIENCE times the seconds if one of its boxes has lacked a core for a good part of them.
+
+    Not if the first, which may be hostile, had as much cpu time as that: it is then its own threads that fight.
+    """
+    allowed = deadline - boxes[0].started
+    scheduled = [since(box.scheduled_before, scheduled_ns(box.pid)) for box in boxes]
+    waited_s = max(waited for threads in scheduled for _, waited in (*threads, (0, 0))) / 1e9
+    ran_s = sum(ran for ran, _ in scheduled[0]) / 1e9
+    return boxes[0].started + PATIENCE * allowed if waited_s > STARVED * allowed and ran_s < allowed else deadline
+
+
+Scheduled = Mapping[str, tuple[int, int]]
+"""Thread -> how long it ran, and how long it was ready to run and had no core, in nanoseconds."""
+
+
+def since(before: Scheduled, now: Scheduled) -> list[tuple[int, int]]:
+    """What threads ran and waited since then.
+
+    >>> since({"1": (5, 7)}, {"1": (6, 9), "2": (3, 0)})
+    [(1, 2), (3, 0)]
+    """
+    return [tuple(new - old for new, old in zip(each, before.get(thread, (0, 0)), strict=True)) for thread, each in now.items()]
+
+
+def scheduled_ns(pid: int) -> dict[str, tuple[int, int]]:
+    """Of each thread of a process and of all that descend from it; nothing where the kernel does not count it."""
+    found = {}
+    for each in family(pid):
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{each}/task").iterdir():
+                ran, waited = _read(f"{thread}/schedstat", "0 0").split()[:2]
+                found[thread.name] = int(ran), int(waited)
+    return found
 
 
 def over_memory(guarded: Running) -> bool:
