@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
+import psutil
+
 from megatron_ft import cli, log
 from megatron_ft.errors import EvaluationError, MegatronFTError
 from megatron_ft.evaluation import model_folder
@@ -52,10 +54,14 @@ class Workers:
 
     def __enter__(self) -> Workers:
         try:
+            # Weights pass through the memory on their way to a device; where it does not hold all copies, some wait.
+            at_once = max(1, psutil.virtual_memory().available // max(1, model_folder.weights_bytes(self._model)))
             for number in range(len(self._devices)):
+                if number >= at_once:
+                    self._await_ready(self._workers[number - at_once])
                 self._workers.append(self._start(number))
-            for worker in self._workers:
-                self.described = self._message(worker)[1]
+            for worker in self._workers[-at_once:]:
+                self._await_ready(worker)
         except BaseException:
             self._end()
             raise
@@ -106,6 +112,9 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()  # so that the pipe ends when the worker does
         return Worker(process, mine, self._devices[number])
+
+    def _await_ready(self, worker: Worker) -> None:
+        _, self.described = self._message(worker)
 
     def _hand_out(self, worker: Worker, waiting: Iterator[list[Row]], sampling: Sampling) -> None:
         worker.batch = next(waiting, [])

@@ -97,6 +97,11 @@ def identity(model: str) -> str:
     return f"{folder.resolve()} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
+def weights_bytes(model: str) -> int:
+    """How large the weights of a local folder are; 0 for a hub id."""
+    return sum(path.stat().st_size for pattern in WEIGHTS for path in Path(model).glob(pattern))
+
+
 def outline(model: str) -> Outline:
     """A model's tokenizer and limits, read without its weights; CheckpointError for one that cannot go on with a text."""
     options = _reading(model)

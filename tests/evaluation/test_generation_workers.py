@@ -81,6 +81,13 @@ def test_no_device_is_left_without_a_batch_while_another_has_many(tmp_path: Path
     assert happened == {"sizes": [7, 7, 7, 0, 0, 0], "answers": 21}
 
 
+def test_models_load_one_after_the_other_where_the_memory_does_not_hold_them_together(tmp_path: Path) -> None:
+    assert told("crowded", str(tiny.write(tmp_path))) == {
+        "1": ["start 0", "ready 0", "start 1", "ready 1", "start 2", "ready 2"],
+        "2": ["start 0", "start 1", "ready 0", "start 2", "ready 1", "ready 2"],
+        "9": ["start 0", "start 1", "start 2", "ready 0", "ready 1", "ready 2"]}
+
+
 @pytest.mark.slow
 def test_whatever_ends_the_command_ends_its_workers_and_the_next_one_goes_on(python: Python, write_benchmark,
                                                                               tmp_path: Path) -> None:

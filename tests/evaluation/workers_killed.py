@@ -138,6 +138,21 @@ def shared(folder: str) -> dict:
     return {"sizes": sizes, "answers": len(found)}
 
 
+def crowded(folder: str) -> dict:
+    """What happens when where the memory holds the weights so many times."""
+    start, ready = Workers._start, Workers._await_ready
+    happened: dict[str, list[str]] = {}
+    for copies in (1, 2, 9):
+        seen = happened[str(copies)] = []
+        Workers._start = lambda self, number, seen=seen: seen.append(f"start {number}") or start(self, number)
+        Workers._await_ready = lambda self, worker, seen=seen: ready(self, worker) or seen.append(
+            f"ready {self._workers.index(worker)}")
+        model_folder.weights_bytes = lambda model, copies=copies: int(psutil.virtual_memory().available / (copies + 0.5))
+        with workers(folder, 3):
+            pass
+    return happened
+
+
 def signalled(*arguments: str) -> dict:
     """The whole command gets a signal when it has kept some answers; then it is given again and goes on.
 
