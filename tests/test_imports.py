@@ -78,7 +78,7 @@ def test_evaluation_needs_only_templates_of_data_and_no_megatron(path):
     ("megatron_ft.train", "torch"),
     ("megatron_ft.report, megatron_ft.training.report_page", "torch"),
     ("megatron_ft.status, megatron_ft.training.status_text, megatron_ft.training.attempt_record", "torch"),
-    ("megatron_ft.preflight, megatron_ft.training.preflight_run, megatron_ft.training.preflight_compare", "torch"),
+    ("megatron_ft.preflight, megatron_ft.training.preflight_files, megatron_ft.training.preflight_compare", "torch"),
 ])
 def test_heavy_packages_are_not_loaded_where_they_are_not_needed(modules, unwanted):
     code = f"import sys, {modules}; sys.exit({unwanted!r} in sys.modules)"

@@ -1,4 +1,4 @@
-"""What one process can check of a run, for any number of ranks: config, data, model, folder, room, memory. Torch-free."""
+"""What one process can check of a run, for any number of ranks: config, data, model, folder, room, memory."""
 
 from __future__ import annotations
 
