@@ -127,7 +127,7 @@ def test_a_bug_is_not_taken_for_the_answer_that_quotes_it() -> None:
     assert [block.may_quote for block in blocks] == [True, False]
     assert [block.text[-2] for block in unquoted(blocks, "    return x + 1\n")] == ["2", "1"]
     assert unquoted(blocks, "") == blocks
-    java = fenced("So:\n```\nclass A { int f() { return 1; } int g() { } }\n```\n```\nclass A { int f() { return 2; } }\n```")[1]
+    java = fenced("```\nclass A { int f() { return 1; } int g() { } }\n```\n```\nclass A { int f() { return 2; } }\n```")[1]
     assert unquoted(java, "    return 1;\n  }\n}\n") == java[::-1]  # a class may go on behind the method that it quotes
 
 
