@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from tqdm import tqdm
 
 from megatron_ft.data.templates import Segment
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import decoding, model_folder, sampling
+from megatron_ft.evaluation import decoding, model_folder
 from megatron_ft.evaluation.batching import Completion, Request, Row, Sampling, batches
 from megatron_ft.evaluation.completing import OneDevice
 from megatron_ft.evaluation.generation import Meter, Report, generate
 from megatron_ft.evaluation.model_folder import Model
-from megatron_ft.evaluation.sampling import SeededSampling, nucleus
 from tests.evaluation import tiny
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=20, seed=0)
@@ -93,30 +91,6 @@ def test_samples_of_one_problem_differ_and_repeat_with_their_seed(model: Model) 
     assert len({completion.text for completion in first}) > 3
     assert run(model, wanted[2:4], SAMPLED, 2) == first[2:4]
     assert run(model, wanted, Sampling(1.0, 0.95, 20, seed=4), 6) != first
-
-
-def test_sampling_draws_from_the_distribution() -> None:
-    scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(4000, 4)
-    drawn = SeededSampling(range(4000), 1.0, 0.9, 20).choose(scores, torch.arange(4000), 7)
-    share = {token: count / 4000 for token, count in Counter(drawn.tolist()).items()}
-    assert share.get(3, 0) == 0
-    assert share[0] == pytest.approx(0.5 / 0.95, abs=0.03)
-    assert share[2] == pytest.approx(0.15 / 0.95, abs=0.03)
-
-
-def test_a_nucleus_keeps_the_token_that_crosses_its_edge() -> None:
-    order, share = nucleus(torch.tensor([[0.1, 0.6, 0.3]]), 0.61)
-    assert order.tolist() == [[1, 2, 0]]
-    assert share.tolist() == [[pytest.approx(0.6), pytest.approx(0.3), 0.0]]
-
-
-def test_a_flat_nucleus_is_as_wide_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = torch.full((2, 1000), 1 / 1000)
-    assert [(row > 0).sum().item() for row in nucleus(flat, 0.5)[1]] == [500, 500]
-    steep = torch.tensor([[2.0**-place for place in range(1, 40)]])
-    whole = nucleus(steep, 0.9)[1]
-    monkeypatch.setattr(sampling, "FEW", 8)
-    assert torch.equal(nucleus(steep, 0.9)[1], whole[:, :8])
 
 
 def test_an_answer_ends_when_the_rest_would_be_cut(model: Model) -> None:
