@@ -106,10 +106,16 @@ def generate(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str, 
     return figures.as_dict()
 
 
-def resolve(settings: Settings) -> Settings:
-    """Settings with the backend and devices that are there; see `engines.resolve`. Without a model as they are."""
+def resolve(settings: Settings, *, begun: str = "") -> Settings:
+    """Settings with the backend and devices that are there; see `engines.resolve`. Without a model as they are.
+
+    Args:
+        begun: the backend of the run that this one goes on with, which may be on another machine where nothing is missing.
+    """
     if not settings.model:
         return settings
+    if settings.backend == "auto" and begun:
+        return replace(settings, backend=begun)
     from megatron_ft.evaluation import engines  # as above
 
     return engines.resolve(settings)

@@ -19,6 +19,7 @@ from megatron_ft.evaluation import (
     model_folder,
     prompts,
     report,
+    run_folder,
     sandbox,
     scenarios,
     shards,
@@ -46,7 +47,8 @@ def evaluate(settings: Settings) -> dict:
     """Generate, execute, write and print; returns the summary.
 
     Everything that can be wrong beforehand is looked at before a model is loaded: the output folder, the benchmark,
-    the model's folder, the sandbox and the toolchains. An interrupted run goes on where it was.
+    the model's folder, the sandbox and the toolchains. An interrupted run goes on where it was. With generate_only it ends when
+    there is an answer to everything, and nothing that only judging needs has to be there; the summary is empty then.
     """
     output = cli.require_absent(settings.output, option="--output")
     found = benchmarks.find(settings.benchmark, settings.languages)
@@ -57,7 +59,10 @@ def evaluate(settings: Settings) -> dict:
     settings = replace(settings, samples=given.samples) if given else settings
     wanted = tasks_of(settings, chosen)
     template = template_of(settings)
-    settings = resolve(settings)
+    settings = resolve(settings, begun=run_folder.begun(output).get("backend", ""))
+    if settings.generate_only:
+        only_generate(settings, wanted, template, RunFolder(output, identity(settings, found, chosen)))
+        return {}
     box = sandbox.find(unsafe=settings.unsafe)
     if box.tool == "none":
         log.get().warning("--unsafe: programs run without a sandbox, with your rights")
@@ -83,6 +88,15 @@ def evaluate(settings: Settings) -> dict:
     report.show(result)
     log.get().info(f"written to {output}; {output / report.PAGE} shows it")
     return result
+
+
+def only_generate(settings: Settings, wanted: Sequence[Wanted], template: Template, folder: RunFolder) -> None:
+    """Keep an answer to everything in the unfinished folder, and say how it is judged."""
+    readers = {name: judging.MODES[settings.mode](languages.get(name), settings.prompt_style) for name in settings.languages}
+    with folder:
+        answer(settings, wanted, readers, template, None, folder)
+    log.get().info(f"{len(wanted)} samples are in {folder.path}; the same command without --generate-only judges them, where "
+                   "programs can be run")
 
 
 def tasks_of(settings: Settings, chosen: Mapping[str, Sequence[Problem]]) -> list[Wanted]:

@@ -38,7 +38,7 @@ class FinishedRun:
     def read(cls, folder: str | Path) -> FinishedRun:
         """Read it; DataError says what is missing or damaged, and where."""
         path = Path(folder)
-        partial = path.parent / f".{path.name}.partial"
+        partial = unfinished(path)
         if not path.is_dir():
             hint = f"; {partial.name} beside it is unfinished: give its command again" if partial.is_dir() else ""
             raise DataError(f"{path}: there is no such folder{hint}; name the --output of a finished run")
@@ -54,7 +54,7 @@ class RunFolder:
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         """Begin, or go on with a run of the same identity; ConfigError for another one's, or while a process holds it."""
         self.output, self.identity = output, dict(identity)
-        self.path = output.parent / f".{output.name}.partial"
+        self.path = unfinished(output)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._held = (self.path / LOCK).open("w")
@@ -103,10 +103,8 @@ class RunFolder:
 
     def _require_the_same_run(self) -> None:
         place = self.path / IDENTITY
-        known = None
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            known = json.loads(place.read_text(encoding="utf-8"))
-        if known is None:
+        known = begun(self.output)
+        if not known:
             place.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
             return
         mine = json.loads(json.dumps(self.identity))
@@ -135,6 +133,18 @@ class RunFolder:
             with path.open("r+b") as stream:
                 stream.truncate(whole)
         return found
+
+
+def unfinished(output: Path) -> Path:
+    """Where a run lies until it is whole."""
+    return output.parent / f".{output.name}.partial"
+
+
+def begun(output: Path) -> dict[str, Any]:
+    """The identity of the run that was begun for this output; {} if none was."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads((unfinished(output) / IDENTITY).read_text(encoding="utf-8"))
+    return {}
 
 
 def write_rows(path: Path, rows: Mapping[Key, Mapping], order: Sequence[Key]) -> None:

@@ -66,6 +66,8 @@ class Settings:
     problems: str = option("only these task ids, separated by commas", default="")
     shard: str = option("i/n: only every n-th task from the i-th (from 0), for n processes; `merge` joins their folders",
                         default="")
+    generate_only: bool = option("keep the model's answers and end; the same command without this judges them, here or where "
+                                 "programs can be run", default=False, kind=bool)
     fresh: bool = option("run every program, also those whose verdict an earlier run has kept", default=False, kind=bool)
     unsafe: bool = option("run programs without a sandbox where there is none; for throw-away machines", default=False,
                           kind=bool)
@@ -75,6 +77,8 @@ class Settings:
         if len(given) != 1:
             raise ConfigError("--model, --solutions, --generations: exactly one of them is needed, "
                               f"{' and '.join(given) or 'none'} given")
+        if self.generate_only and not self.model:
+            raise ConfigError(f"--generate-only: {given[0]} has the answers already; it goes with --model")
         least_of = {"samples": 1, "max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "devices": 0, "workers": 0,
                     "limit": 0}
         for name, least in least_of.items():

@@ -131,6 +131,29 @@ def test_a_program_that_repeats_is_run_once() -> None:
     assert verdicts == {(attempt.task.key, attempt.sample): attempt.program == "right" for attempt in attempts}
 
 
+def test_answers_can_be_generated_in_one_place_and_judged_in_another(python: Python, write_benchmark, tmp_path: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.write(tmp_path / "model")
+    asked = ["--model", str(model), "--samples", "2", "--temperature", "0.8", "--max-new-tokens", "12", "--device", "cpu"]
+    benchmark = write_benchmark(*PROBLEMS)
+    whole = run(benchmark, tmp_path / "whole", *asked)
+
+    def missing(**_: object) -> None:
+        raise EvaluationError("no sandbox works here")
+
+    def no_gpu(*_: object) -> None:
+        raise AssertionError("nothing is left to generate")
+
+    with monkeypatch.context() as gpu_node:
+        gpu_node.setattr("megatron_ft.evaluation.sandbox.find", missing)
+        assert run(benchmark, tmp_path / "out", *asked, "--generate-only") == {}
+    assert not (tmp_path / "out").exists()
+    with monkeypatch.context() as cpu_node:
+        cpu_node.setattr("megatron_ft.evaluation.engines.opened", no_gpu)
+        assert run(benchmark, tmp_path / "out", *asked)["scores"] == whole["scores"]
+    assert (tmp_path / "out/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
+
+
 def test_nothing_is_left_when_a_run_breaks(python: Python, write_benchmark, tmp_path: Path) -> None:
     broken = make_problem(task_id="Own/2", test="assert (")
     with pytest.raises(EvaluationError, match="Own/2: its own text does not run"):
@@ -146,6 +169,7 @@ def test_an_output_that_exists_is_not_touched(write_benchmark, tmp_path: Path) -
 @pytest.mark.parametrize(("changed", "message"), [
     ({}, "--model, --solutions, --generations: exactly one of them is needed, none given"),
     ({"model": "m", "solutions": "buggy"}, "exactly one of them is needed, --model and --solutions given"),
+    ({"solutions": "buggy", "generate_only": True}, "--generate-only: --solutions has the answers already; it goes with"),
     ({"model": "m", "samples": 0}, "--samples: 0 is too small; use 1 or more"),
     ({"model": "m", "batch_size": 0}, "--batch-size: 0 is too small"),
     ({"model": "m", "temperature": -1.0}, "--temperature, --top-p: -1 and 0.95 cannot be sampled with"),
