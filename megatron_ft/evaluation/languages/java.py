@@ -246,7 +246,9 @@ class Java(Braced, Compiled):
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """What a tool of the JDK says."""
+    quiet = [command[0], "-J-XX:-UsePerfData", *command[1:]]  # or it leaves a folder for its figures in /tmp
+    done = subprocess.run(quiet, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise EvaluationError(f"{command[0]} failed with {done.returncode}: {(done.stderr or done.stdout).strip()[-1500:]}")
     return done.stdout + done.stderr
