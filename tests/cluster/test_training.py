@@ -204,7 +204,7 @@ def test_a_job_that_is_interrupted_in_every_way_ends_as_if_it_had_not_been(user,
 
 def test_the_time_limit_itself_ends_in_a_requeue_and_a_cancelled_job_stays_cancelled(user):
     """A step and its checkpoint may take longer than the signal leaves them; training is a stand-in that heeds SIGTERM only."""
-    python = user.folder / "slow python"
+    python = user.folder / "slow-python"  # no space: proctrack/linuxproc would not find the process then, nor signal it
     python.write_text('#!/bin/bash\nif [ "$2" != megatron_ft.train ]; then exec "$REAL" "$@"; fi\n'
                       "trap 'kill $!; exit 75' TERM; trap '' USR1; sleep 3600 & touch running-$SLURM_RESTART_COUNT; wait\n")
     python.chmod(0o755)
