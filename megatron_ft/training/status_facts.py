@@ -207,4 +207,4 @@ def clock(moment: float | None, now: float) -> str:
     if moment is None:
         return "-"
     at, today = time.localtime(moment), time.localtime(now)
-    return time.strftime("%H:%M:%S" if at[:3] == today[:3] else "%Y-%m-%d %H:%M", at)
+    return time.strftime("%H:%M:%S" if at[:3] == today[:3] else "%m-%d %H:%M" if at[0] == today[0] else "%Y-%m-%d", at)

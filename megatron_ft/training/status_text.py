@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from megatron_ft.training.attempts import Attempt
 from megatron_ft.training.status_facts import GOING, Pace, Status, clock, span
 
 COLOURS = {"failed": "red", "killed": "red", "silent": "red", "ended": "yellow"}
-ATTEMPTS_SHOWN = 8
+ATTEMPTS_SHOWN, WHY_CHARACTERS = 8, 100
 
 
 def facts(status: Status) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def rows(status: Status) -> Iterator[tuple[str, str]]:
     for event in status.warnings:
         yield "warning", f"{clock(event.get('time'), status.now)} {event.get('text', '')}"
     if status.without_progress:
-        yield "no progress", f"{_attempts_of(status.without_progress)} in a row saved no new step"
+        tries = "the last one" if status.without_progress == 1 else f"the last {status.without_progress}"
+        yield "no progress", f"of the attempts that have ended, {tries} saved no new step"
     if status.refusal:
         yield "not requeued", status.refusal
 
@@ -155,7 +157,8 @@ def _steps(attempt: Attempt) -> str:
 def _end(status: Status, number: int) -> str:
     attempt = status.attempts[number]
     if attempt.has_ended:
-        return f"{attempt.why} (exit code {attempt.exit_code})"
+        why = textwrap.shorten(attempt.why, WHY_CHARACTERS, placeholder=" ...")  # the last one's is whole in the first line
+        return f"{why} (exit code {attempt.exit_code})"
     if number == len(status.attempts) - 1 and status.state in GOING:
         return f"{status.state} now"
     where = "before training began" if attempt.from_step is None else f"after step {attempt.reached:,}"
