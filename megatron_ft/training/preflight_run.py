@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron_ft import cli
@@ -56,19 +56,24 @@ def _prepared(found: Setup) -> Iterator[Check]:
     rows = f"{plan.rows_per_epoch:,} rows of {plan.row_tokens} tokens an epoch"
     yield Check("data", "ok", f"{found.loader.selection.documents:,} documents, {rows}; validation on "
                 f"{', '.join(found.valid) or 'nothing'}")
-    yield _tokenizer(found)
+    yield same_tokenizer(found.tokenizers, found.base.hf_files)
 
 
-def _tokenizer(found: Setup) -> Check:
-    """The dataset's tokenizer is the model's: equal sizes are all that a start insists on, and say nothing about ids."""
-    if not found.tokenizers:
+def same_tokenizer(of_data: Sequence[str], folder: Path) -> Check:
+    """Whether data were made with the base model's: a start insists on equal sizes only, which say nothing about ids.
+
+    Args:
+        of_data: fingerprints of those that made the datasets.
+        folder: with the base model's.
+    """
+    if not of_data:
         return Check("tokenizer", "warn", "the datasets do not say which tokenizer made them (OctoPack's pairs do not)",
-                     f"make sure that it was the one in {found.base.hf_files}")
+                     f"make sure that it was the one in {folder}")
     try:
-        own = tokenizer.load(found.base.hf_files).fingerprint
+        own = tokenizer.load(folder).fingerprint
     except DataError as error:
         return Check("tokenizer", "warn", f"the base model's cannot be read: {error}", "compare them yourself")
-    others = [each for each in found.tokenizers if each != own]
+    others = [each for each in of_data if each != own]
     if others:
         return Check("tokenizer", "warn", f"data were made with {', '.join(each[:12] for each in others)}, the base model's is "
                      f"{own[:12]}", "tokenize with the base model's own, unless you know that the ids are the same")

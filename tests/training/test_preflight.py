@@ -19,6 +19,7 @@ import tomli_w
 from megatron_ft import cli, preflight
 from megatron_ft import config as configs
 from megatron_ft.config import parse
+from megatron_ft.data import tokenizer
 from megatron_ft.runtime import checkpoint_files, checkpoint_layout, source_code
 from megatron_ft.training import (
     attempt_record,
@@ -36,6 +37,7 @@ from megatron_ft.training import (
 from megatron_ft.training.estimate import estimate
 from megatron_ft.training.gpus import GIB
 from megatron_ft.training.preflight_check import Check
+from tests.data.small_tokenizers import bytes_tokenizer
 from tests.training.runs import config
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +142,20 @@ def test_room_is_counted_for_what_stays_and_what_is_there(file, bases):
             assert preflight_run.room(settings, architecture).verdict == verdict
     assert "3 x 1.1 MB for the 3 checkpoints that stay and the one that is being written, 1 are there" in preflight_run.room(
         settings, architecture).found
+
+
+def test_the_tokenizer_of_the_data_is_the_models(tmp_path):
+    """Two with as many tokens, so that a start takes either."""
+    one = bytes_tokenizer(tmp_path / "one", ["<a>"])
+    other = bytes_tokenizer(tmp_path / "other", ["<b>"])
+    assert tokenizer.load(one).vocabulary == tokenizer.load(other).vocabulary
+    mine, others = tokenizer.load(one).fingerprint, tokenizer.load(other).fingerprint
+    assert preflight_run.same_tokenizer([mine], one) == Check("tokenizer", "ok", f"data were made with the base model's "
+                                                              f"({mine[:12]})")
+    line = preflight_run.same_tokenizer([mine, others], one)
+    assert line.verdict == "warn" and f"made with {others[:12]}, the base model's is {mine[:12]}" in line.found
+    assert preflight_run.same_tokenizer([], one).verdict == "warn"
+    assert "cannot be read" in preflight_run.same_tokenizer([mine], tmp_path / "none").found
 
 
 def test_a_folder_is_tried_and_left_as_it_was(tmp_path):

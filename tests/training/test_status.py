@@ -184,7 +184,7 @@ def test_every_attempt_is_told_of_also_what_a_resume_took_out(tmp_path):
     assert found.saved == [100, 100, 100, 100] and found.without_progress == 3
     shown = " ".join(text(found, 150).split())
     for words in (f"without a word after step 187, last heard {status_facts.clock(NOW - 7600, NOW)}", "7, restart 3",
-                  "100 - 153", "CheckpointError: damaged (exit code 2)", "of the attempts that have ended, the last 3 saved no new step",
+                  "100 - 153", "CheckpointError: damaged (exit code 2)", "that have ended, the last 3 saved no new step",
                   "(exit code 75: the same command goes on)", "53 steps are not in it"):
         assert words in shown, words
 
