@@ -33,7 +33,6 @@ from megatron_ft.training import (
     run_folder,
 )
 from megatron_ft.training.estimate import estimate
-from megatron_ft.training.gpus import GIB
 from megatron_ft.training.preflight_check import Check
 from tests.data.small_tokenizers import bytes_tokenizer
 from tests.training.runs import config
