@@ -64,6 +64,7 @@ def generate(engine: Engine, requests: Sequence[Request], sampling: Sampling,
             report.tokens += completion.tokens
             report.by_length += completion.finish == "length"
             bar.update()
+        meter.show()
     report.seconds = time.monotonic() - begun
     return report
 
@@ -79,7 +80,10 @@ class Meter:
     def wrote(self, tokens: int) -> None:
         """Count tokens; draws the bar anew where that is due."""
         self._tokens += tokens
-        now = self._clock()
-        if now - self._shown >= self._bar.mininterval:
-            self._shown = now
-            self._bar.set_postfix_str(f"{self._tokens / (now - self._begun):.0f} tokens/s")
+        if self._clock() - self._shown >= self._bar.mininterval:
+            self.show()
+
+    def show(self) -> None:
+        """Draw the bar."""
+        self._shown = self._clock()
+        self._bar.set_postfix_str(f"{self._tokens / max(self._shown - self._begun, 1e-9):.0f} tokens/s")

@@ -190,14 +190,13 @@ def test_tokens_are_told_as_they_come(model: Model) -> None:
 def test_the_bar_shows_samples_tokens_per_second_and_what_is_left() -> None:
     """A batch takes minutes on a large model, so tokens are shown while no sample is over yet."""
     shown = io.StringIO()
-    times = iter([0.0, 0.01, 2.0, 4.0])
+    now = [0.0]
     with tqdm(total=8, unit="sample", file=shown, ascii=True, mininterval=0.1, ncols=100) as bar:
-        meter = Meter(bar, clock=lambda: next(times))
-        meter.wrote(10)
-        assert "tokens/s" not in shown.getvalue()
-        meter.wrote(30)
+        meter = Meter(bar, clock=lambda: now[0])
+        for now[0], tokens in ((0.01, 10), (2.0, 30), (4.0, 60)):
+            meter.wrote(tokens)
+            assert ("tokens/s" in shown.getvalue()) == (now[0] > 1), "not drawn at every step"
         assert "20 tokens/s" in shown.getvalue()
-        meter.wrote(60)
         bar.update(2)
         bar.refresh()
     last = shown.getvalue().split("\r")[-1]
