@@ -107,12 +107,14 @@ def outline(model: str) -> Outline:
     options = _reading(model)
     import transformers
 
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(model, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
     except Exception as error:  # transformers raises what its parts raise: OSError, ValueError, SafetensorError ...
         raise _unloadable(model, error) from error
-    if config.is_encoder_decoder:
+    if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(f"--model: {model} ({config.model_type}) is an encoder with a decoder, which answers a text but "
                               "does not go on with it as the prompts here ask; give a decoder-only model")
     try:
@@ -127,8 +129,6 @@ def load(model: str, *, device: str, dtype: str) -> Model:
     """The model and its tokenizer on a device (cpu, cuda:1) in a dtype (`auto`: bfloat16 on CUDA)."""
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     known = outline(model)
     try:
         network, loaded = transformers.AutoModelForCausalLM.from_pretrained(
