@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ft.errors import ConfigError, DataError
-from megatron_ft.evaluation import merge, settings, shards
+from megatron_ft.evaluation import merge, settings, shards, verdict_cache
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.run import evaluate
 from megatron_ft.evaluation.shards import Shard
@@ -59,9 +59,11 @@ def test_more_shards_than_tasks_are_refused() -> None:
         shards.part(shards.places({"go": ["a", "b"]}, ["fixdocs"]), Shard(0, 3))
 
 
-def test_shards_of_solutions_are_the_whole_run(python: Python, write_benchmark, tmp_path: Path) -> None:
+def test_shards_of_solutions_are_the_whole_run(python: Python, write_benchmark, tmp_path: Path, verdicts: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--benchmark", str(write_benchmark(*PROBLEMS)), "--scenario", "synthesize,fixtests", "--solutions", "buggy"]
     whole = evaluate(settings.parse([*arguments, "--output", str(tmp_path / "whole")]))
+    monkeypatch.setenv(verdict_cache.VARIABLE, str(verdicts / "of the parts"))  # which judge their programs themselves
     for index in range(3):
         part = evaluate(settings.parse([*arguments, "--output", str(tmp_path / f"part{index}"), "--shard", f"{index}/3"]))
         assert part["settings"]["shard"] == f"{index}/3"
@@ -77,11 +79,13 @@ def test_shards_of_solutions_are_the_whole_run(python: Python, write_benchmark, 
 
 
 @pytest.mark.slow
-def test_shards_of_a_model_s_answers_are_the_whole_run(python: Python, write_benchmark, tmp_path: Path) -> None:
+def test_shards_of_a_model_s_answers_are_the_whole_run(python: Python, write_benchmark, tmp_path: Path, verdicts: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--benchmark", str(write_benchmark(*PROBLEMS)), "--model", str(tiny.write(tmp_path / "model")),
                  "--device", "cpu", "--scenario", "synthesize,explainsynthesize", "--samples", "3", "--temperature", "0.8",
                  "--max-new-tokens", "8"]
     whole = evaluate(settings.parse([*arguments, "--output", str(tmp_path / "whole")]))
+    monkeypatch.setenv(verdict_cache.VARIABLE, str(verdicts / "of the parts"))  # which judge their programs themselves
     found = [tmp_path / f"part{index}" for index in range(3)]
     for index, path in enumerate(found):
         evaluate(settings.parse([*arguments, "--output", str(path), "--shard", f"{index}/3", "--batch-size", str(2 + index)]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ft.errors import ConfigError, EvaluationError
-from megatron_ft.evaluation import generation, settings
+from megatron_ft.evaluation import generation, settings, verdict_cache
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.run import evaluate
 from megatron_ft.evaluation.run_folder import RunFolder
@@ -38,13 +38,15 @@ def model_arguments(source: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_ten_moments_gives_the_same(python: Python, write_benchmark, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_at_ten_moments_gives_the_same(python: Python, write_benchmark, tmp_path: Path,
+                                                            verdicts: Path) -> None:
     arguments = model_arguments(write_benchmark(*PROBLEMS), tmp_path)
     places = sorted(random.Random(6).sample(range(2 * 3 * len(PROBLEMS)), KILLS))
     for name, killed in (("whole", []), ("killed", places)):
         done = subprocess.run([sys.executable, str(Path(__file__).with_name("killed.py")), json.dumps(killed), *arguments,
                                "--output", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True, check=False,
-                              env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+                              env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                                   verdict_cache.VARIABLE: str(verdicts / name)})  # each judges its programs itself
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"killed {len(killed)}\n")
     assert (tmp_path / "killed" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
