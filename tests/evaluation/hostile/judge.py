@@ -26,7 +26,7 @@ from tests.evaluation.hostile.tables import PROGRAMS, Programs
 
 WORKERS = 4  # more than a machine of two cores has: those that sleep wait for the clock, those that loop for cpu time
 CUT = 3900  # characters of output: then its beginning, which says that it was tried, is cut off
-SAMPLE = 4  # after so many hostile programs comes a right one
+SAMPLE = 8  # after so many hostile programs comes a right one
 MEMORY_BYTES = {"java": 2**30, "go": 2**30}
 SHORT_CPU_S = {"java": 2}
 NOTHING = "nothing"

@@ -80,4 +80,6 @@ COMPILING = {
     "is longer than a program": {REFUSED},
     "defines nothing": {ERROR, FAILED},
 }
+OF_BOXES = (*RESOURCES, *OTHERS, *REACH, *list(COMPILING)[:3])
+"""Those that another kind of box could hold worse; the others are held by how a program is judged."""
 KINDS: Mapping[str, set[str]] = {**RESOURCES, **OTHERS, **REACH, **VERDICT, **COMPILING}

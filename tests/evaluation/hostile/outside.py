@@ -42,7 +42,7 @@ class Outside:
     def words(self) -> dict[str, str]:
         """What stands for it in a program's text; the secret itself does not."""
         return {"HOME": str(self.home), "KEPT": str(self.kept), "FOLDER": str(self.kept.parent), "SOCKET": self._name,
-                "REPOSITORY": str(REPOSITORY), "PORT": str(self._servers["tcp"].getsockname()[1])}
+                "REPOSITORY": str(REPOSITORY), "PAUSE_MS": "300", "PORT": str(self._servers["tcp"].getsockname()[1])}
 
     def look_again(self) -> None:
         """What is there now is as it should be: toolchains have been built."""

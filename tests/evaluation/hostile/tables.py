@@ -10,7 +10,7 @@ A part of a text begins with a line `== WHAT: KIND`:
 
 Words stand for what an attacked machine has: @HOME@ a folder with a file `secret`, @KEPT@ a file in the folder @FOLDER@ that
 anybody may change, @REPOSITORY@ this project, @PORT@ a server, @SOCKET@ the name of an abstract socket, @MARKER@ a word that is
-this program's alone.
+this program's alone, @PAUSE_MS@ how long one that leaves an orphan goes on itself.
 """
 
 from __future__ import annotations
@@ -105,16 +105,11 @@ JS = Programs(
         "is no text": "const double = (x) => x + x\0",
         "is longer than a program": "/" * LONG,
     }, {"takes memory when compiled": {FAILED, REFUSED}})
-JAVA_LAMBDAS = ("class Solution { interface A<T> { T get(); } interface B<T> { T get(); }"
-                " static <T> T f(A<T> a) { return a.get(); } static <T> T f(B<T> b) { return b.get(); }"
-                " Object o = " + "f(() -> " * 40 + "1" + ")" * 40 + ";"
-                " int twice(int x) { return 5; } }")
 JAVA_CONSTANTS = (f'class Solution {{ static final String A = "{"a" * 60000}", B = A + A + A + A, C = B + B + B + B,'
                   " D = C + C + C + C, E = D + D + D + D, F = E + E + E + E, G = F + F + F + F, H = G + G + G + G;"
                   " int twice(int x) { return H.length(); } }")
 JAVA_PROGRAMS = Programs(
     "java", java_problems.PROBLEM, java_problems.TWICE, JAVA % "x * 2", {
-        "compiles without end": JAVA_LAMBDAS,
         "takes memory when compiled": JAVA_CONSTANTS,
         "is too large when built": "class Solution { int[] room = {" + "1," * 30000 + "}; int twice(int x) { return 5; } }",
         "is nested too deep": JAVA % ("(" * 9000 + "5" + ")" * 9000),
