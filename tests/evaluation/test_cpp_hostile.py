@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from megatron_ft.evaluation.languages.cpp import Cpp
-from tests.evaluation.cpp_problems import DOUBLE, LIMITS, SHORT, cpp_or_skip, problem
+from megatron_ft.evaluation.verdict import Verdict
+from tests.evaluation import cpp_problems
+from tests.evaluation.cpp_problems import DOUBLE, cpp_or_skip, problem
+from tests.evaluation.hostile.together import judged, limited
+
+LIMITS = replace(cpp_problems.LIMITS, cpu_s=10, wall_s=120)
 
 
-@pytest.fixture
-def cpp(built: Path, monkeypatch: pytest.MonkeyPatch) -> Cpp:
+@pytest.fixture(scope="module")
+def cpp() -> Cpp:
     """The judge in the first sandbox that works."""
-    monkeypatch.setenv("MEGATRON_FT_CACHE", str(built))
-    return cpp_or_skip()
+    return cpp_or_skip(limits=LIMITS)
 
 
 # Whole programs.
@@ -53,26 +56,31 @@ ANSWERS = {
     "an exception with a verdict": (b"\x0f\0\0\0!es\x08\0\0\0passed\n\n", {"failed"}),
     "words": (b"passed\n" * 100, {"refused"}),
 }
+STATUSES = {kind: statuses for kind, (_, statuses) in {**HOSTILE, **ANSWERS}.items()}
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_program_does_not_pass(cpp: Cpp, kind: str) -> None:
-    program, statuses = HOSTILE[kind]
-    executor = Cpp(cpp.sandbox, SHORT if "timeout" in statuses else LIMITS)
-    executor.build_limits = replace(cpp.build_limits, cpu_s=3)
-    verdict = executor.judge(DOUBLE, "", program)
-    assert verdict.status in statuses, verdict
+def answering(data: bytes) -> str:
+    """A program that sends these bytes in the place of an answer, and then waits.
+
+    Every pipe is written to, as it does not know which of its files the tests listen to.
+    """
+    return (f"#include <unistd.h>\nconst unsigned char data[] = {{{', '.join(map(str, data + b'0'))}}};\n"
+            f"int twice(int x){{ for (int i = 3; i < 1024; i++) if (write(i, data, {len(data)})) {{}}\n"
+            "    sleep(600); return 4; }")
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
-def test_no_answer_breaks_the_tests(cpp: Cpp, kind: str) -> None:
-    data, statuses = ANSWERS[kind]
-    # Every pipe is written to, as the program does not know which of its files the tests listen to.
-    program = (f"#include <unistd.h>\nconst unsigned char data[] = {{{', '.join(map(str, data + b'0'))}}};\n"
-               f"int twice(int x){{ for (int i = 3; i < 1024; i++) if (write(i, data, {len(data)})) {{}}\n"
-               "    sleep(60); return 4; }")
-    verdict = Cpp(cpp.sandbox, replace(SHORT, wall_s=2)).judge(DOUBLE, "", program)
-    assert verdict.status in statuses, verdict
+@pytest.fixture(scope="module")
+def verdicts(cpp: Cpp) -> dict[str, Verdict]:
+    """What all of them get."""
+    hurried = limited(cpp, cpu_s=1, wall_s=2)
+    texts = {kind: text for kind, (text, _) in HOSTILE.items()} | {kind: answering(data) for kind, (data, _) in ANSWERS.items()}
+    programs = {kind: (hurried if "timeout" in STATUSES[kind] else cpp, text) for kind, text in texts.items()}
+    return judged(programs, lambda judge, text: judge.judge(DOUBLE, "", text))
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_a_hostile_program_does_not_pass(verdicts: dict[str, Verdict], kind: str) -> None:
+    assert verdicts[kind].status in STATUSES[kind], verdicts[kind]
 
 
 def test_nested_values_do_not_break_the_tests(cpp: Cpp) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from megatron_ft.evaluation.languages.go import Go
-from tests.evaluation.go_problems import DOUBLE, PROBLEM, SHORT, go_or_skip, problem_of
+from tests.evaluation import go_problems
+from tests.evaluation.go_problems import DOUBLE, PROBLEM, go_or_skip, problem_of
+from tests.evaluation.hostile.together import judged, limited
 
 
 @pytest.fixture(scope="module")
 def go() -> Go:
     """The judge of Go programs."""
-    return go_or_skip()
-
-
-@pytest.fixture(scope="module")
-def hurried() -> Go:
-    """The same with little time."""
-    return go_or_skip(SHORT)
+    return go_or_skip(replace(go_problems.LIMITS, cpu_s=10, wall_s=120))
 
 
 # Whole programs.
@@ -35,34 +33,40 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("kind", PROGRAMS)
-def test_a_hostile_program_does_not_pass(go: Go, hurried: Go, kind: str) -> None:
-    program, statuses = PROGRAMS[kind]
-    verdict = (hurried if "timeout" in statuses else go).judge(PROBLEM, DOUBLE, program)
-    assert verdict.status in statuses, verdict
-
-
-def test_a_value_that_is_not_carried_equals_nothing(go: Go) -> None:
-    function = "func Any() interface{} {"
-    problem = problem_of(function, "    assert.Equal(Any(), Any())")
-    for value in ("struct{}{}", "time.Second", "func() {}", "new(bytes.Buffer)"):
-        assert go.judge(problem, function, f"{function} return {value} }}").status == "failed"
-    loop = "type L []interface{}\n" + function + " a := []interface{}{nil}; a[0] = a; return a }"
-    assert go.judge(problem, function, loop).status == "failed"
-
-
-@pytest.mark.parametrize("answer", [
+ANSWERS = [
     [1, 17, *[255] * 3, *[0] * 5, 20, 0, 0],  # an array of 16 million interfaces
     [1, 17, 1, *[0] * 7, 17, *[255] * 7, 127, 20, 0, 0], [1, 23, 2, 1, 255, 255, 255, 127, 0], [1, *[23] * 3000],
     [1, 21, 23, 2, 2, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, *[0] * 16],  # a map whose keys are slices
     [1, 24, 255, 255, 255, 127], [1, 200], [1], [], [1, 25, 1], [1, 19], [1, 20, 0, 2, 0], [7, 7, 7],
-])
-def test_an_answer_of_any_bytes_is_refused_or_wrong(go: Go, answer: list[int]) -> None:
-    function = "func Any() interface{} {"
-    problem = problem_of(function, "    assert.Equal(4, Any())")
-    message = [*len(answer).to_bytes(4, "little"), *answer]
-    program = (f"{function} for i := 3; i < 1024; i++ {{ syscall.Write(i, []byte{{{', '.join(map(str, message))}}}) }}\n"
-               "time.Sleep(time.Hour); return 4 }")
-    verdict = go.judge(problem, function, program)
-    assert verdict.status in ("refused", "failed"), verdict
-    assert verdict.seconds < 20
+]
+ANY = "func Any() interface{} {"
+
+
+def answering(data: list[int]) -> str:
+    """A program that sends this message in the place of an answer, on every descriptor, and then waits."""
+    message = [*len(data).to_bytes(4, "little"), *data]
+    return (f"{ANY} for i := 3; i < 1024; i++ {{ syscall.Write(i, []byte{{{', '.join(map(str, message))}}}) }}\n"
+            "time.Sleep(time.Hour); return 4 }")
+
+
+def test_a_value_that_is_not_carried_equals_nothing(go: Go) -> None:
+    problem = problem_of(ANY, "    assert.Equal(Any(), Any())")
+    values = ("struct{}{}", "time.Second", "func() {}", "new(bytes.Buffer)")
+    programs = {value: (go, f"{ANY} return {value} }}") for value in values}
+    programs["a loop"] = go, "type L []interface{}\n" + ANY + " a := []interface{}{nil}; a[0] = a; return a }"
+    for kind, verdict in judged(programs, lambda judge, text: judge.judge(problem, ANY, text)).items():
+        assert verdict.status == "failed", (kind, verdict)
+
+
+def test_hostile_programs_do_not_pass(go: Go) -> None:
+    hurried = limited(go, cpu_s=1)
+    programs = {kind: (hurried if "timeout" in statuses else go, text) for kind, (text, statuses) in PROGRAMS.items()}
+    for kind, verdict in judged(programs, lambda judge, text: judge.judge(PROBLEM, DOUBLE, text)).items():
+        assert verdict.status in PROGRAMS[kind][1], (kind, verdict)
+
+
+def test_answers_of_any_bytes_are_refused_or_wrong(go: Go) -> None:
+    problem = problem_of(ANY, "    assert.Equal(4, Any())")
+    programs = {str(answer): (go, answering(answer)) for answer in ANSWERS}
+    for answer, verdict in judged(programs, lambda judge, text: judge.judge(problem, ANY, text)).items():
+        assert verdict.status in ("refused", "failed"), (answer, verdict)

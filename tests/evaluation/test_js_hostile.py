@@ -10,11 +10,13 @@ import pytest
 from megatron_ft.evaluation.languages.js import JavaScript
 from megatron_ft.evaluation.sandbox import TOOLS
 from tests.evaluation.conftest import sandbox_or_skip
+from tests.evaluation.hostile.together import judged
 from tests.evaluation.js_problems import BASE, LIMITS, js_problem, toolchain_or_skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def javascript() -> JavaScript:
+    """The judge in the first sandbox that works."""
     return toolchain_or_skip(sandbox_or_skip(TOOLS[0]))
 
 
@@ -70,19 +72,18 @@ fs.writeSync = (pipe, line, at) => {
 """
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_program_does_not_pass(javascript: JavaScript, kind: str) -> None:
-    program, statuses = HOSTILE[kind]
-    verdict = javascript.judge(js_problem(), BASE, program)
-    assert verdict.status in statuses, verdict
+def test_hostile_programs_do_not_pass(javascript: JavaScript) -> None:
+    programs = {kind: (javascript, text) for kind, (text, _) in HOSTILE.items()}
+    for kind, verdict in judged(programs, lambda judge, text: judge.judge(js_problem(), BASE, text)).items():
+        assert verdict.status in HOSTILE[kind][1], (kind, verdict)
 
 
-@pytest.mark.parametrize("kind", LINES)
-def test_an_answer_that_is_none_is_refused(javascript: JavaScript, kind: str) -> None:
-    test = "const list = [1]\nconsole.assert(double(list) !== 4 && [].polluted === undefined)"
-    program = f"{FORGER}const line = {json.dumps(LINES[kind])} + '\\n'\nconst double = () => {{ forged = line }}"
-    verdict = javascript.judge(js_problem(test=test), BASE, program)
-    assert verdict.status == "refused", verdict
+def test_an_answer_that_is_none_is_refused(javascript: JavaScript) -> None:
+    problem = js_problem(test="const list = [1]\nconsole.assert(double(list) !== 4 && [].polluted === undefined)")
+    programs = {kind: (javascript, f"{FORGER}const line = {json.dumps(line)} + '\\n'\nconst double = () => {{ forged = line }}")
+                for kind, line in LINES.items()}
+    for kind, verdict in judged(programs, lambda judge, text: judge.judge(problem, BASE, text)).items():
+        assert verdict.status == "refused", (kind, verdict)
 
 
 def test_an_answer_without_end_is_refused(javascript: JavaScript) -> None:

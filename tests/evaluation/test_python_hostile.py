@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from megatron_ft.evaluation.languages.python import Python
-from megatron_ft.evaluation.sandbox import Limits
+from megatron_ft.evaluation.sandbox import TOOLS, Limits
+from tests.evaluation.conftest import sandbox_or_skip
 from tests.evaluation.problems import make_problem
 
 LIMITS = Limits(cpu_s=10, wall_s=60, memory_bytes=512 * 2**20, output_bytes=2**20)
@@ -55,12 +56,16 @@ PROGRAMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def python() -> Python:
+    """The judge in the first sandbox that works."""
+    return Python(sandbox_or_skip(TOOLS[0]), LIMITS)
+
+
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_hostile_program_does_not_pass(python: Python, kind: str) -> None:
     program, statuses = PROGRAMS[kind]
-    if "ANSWERS" in program:
-        program = FIND_ANSWERS + program
-    verdict = Python(python.sandbox, LIMITS).judge(make_problem(), "", program)
+    verdict = python.judge(make_problem(), "", FIND_ANSWERS + program if "ANSWERS" in program else program)
     assert verdict.status in statuses, verdict
 
 

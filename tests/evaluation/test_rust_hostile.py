@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from megatron_ft.evaluation.languages.rust import Rust
-from tests.evaluation.rust_problems import SHORT, TWICE, rust_or_skip
+from megatron_ft.evaluation.verdict import Verdict
+from tests.evaluation import rust_problems
+from tests.evaluation.hostile.together import judged, limited
+from tests.evaluation.rust_problems import TWICE, rust_or_skip
+
+LIMITS = replace(rust_problems.LIMITS, cpu_s=10, wall_s=120)
 
 
-@pytest.fixture
-def rust(built: Path, monkeypatch: pytest.MonkeyPatch) -> Rust:
+@pytest.fixture(scope="module")
+def rust() -> Rust:
     """The judge in the first sandbox that works."""
-    monkeypatch.setenv("MEGATRON_FT_CACHE", str(built))
-    return rust_or_skip()
+    return rust_or_skip(limits=LIMITS)
 
 
 FIVE = "fn twice(x: i32) -> i32 { 5 }\n"
@@ -52,24 +55,29 @@ ANSWERS = {
     "a wrong number": ((len(OK) + 17).to_bytes(4, "little") + OK + b"i" + bytes(16), {"failed"}),
     "words": (b"passed\n" * 100, {"failed", "refused"}),
 }
+STATUSES = {kind: statuses for kind, (_, statuses) in {**HOSTILE, **ANSWERS}.items()}
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_program_does_not_pass(rust: Rust, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET_OF_THE_TEST", "1")
-    program, statuses = HOSTILE[kind]
-    rust.build_limits = replace(rust.build_limits, cpu_s=3)
-    verdict = rust.judge(TWICE, "", program)
-    assert verdict.status in statuses, verdict
+def answering(data: bytes) -> str:
+    """A program that sends these bytes in the place of an answer, and then waits.
+
+    Every pipe is written to, as it does not know which of its files the tests listen to.
+    """
+    return ('extern "C" { fn write(file: i32, data: *const u8, count: usize) -> isize; }\nfn twice(x: i32) -> i32 {\n'
+            f"    let data: &[u8] = &{list(data)};\n"
+            f"    for i in 3..1024 {{ unsafe {{ write(i, data.as_ptr(), {len(data)}); }} }}\n"
+            "    std::thread::sleep(std::time::Duration::from_secs(600));\n    4\n}")
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
-def test_no_answer_breaks_the_tests(rust: Rust, kind: str) -> None:
-    data, statuses = ANSWERS[kind]
-    # Every pipe is written to, as the program does not know which of its files the tests listen to.
-    program = (f'extern "C" {{ fn write(file: i32, data: *const u8, count: usize) -> isize; }}\nfn twice(x: i32) -> i32 {{\n'
-               f"    let data: &[u8] = &{list(data)};\n"
-               f"    for i in 3..1024 {{ unsafe {{ write(i, data.as_ptr(), {len(data)}); }} }}\n"
-               "    std::thread::sleep(std::time::Duration::from_secs(60));\n    4\n}")
-    verdict = Rust(rust.sandbox, replace(SHORT, wall_s=2)).judge(TWICE, "", program)
-    assert verdict.status in statuses, verdict
+@pytest.fixture(scope="module")
+def verdicts(rust: Rust) -> dict[str, Verdict]:
+    """What all of them get."""
+    hurried = limited(rust, cpu_s=1, wall_s=2)
+    texts = {kind: text for kind, (text, _) in HOSTILE.items()} | {kind: answering(data) for kind, (data, _) in ANSWERS.items()}
+    programs = {kind: (hurried if "timeout" in STATUSES[kind] else rust, text) for kind, text in texts.items()}
+    return judged(programs, lambda judge, text: judge.judge(TWICE, "", text))
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_a_hostile_program_does_not_pass(verdicts: dict[str, Verdict], kind: str) -> None:
+    assert verdicts[kind].status in STATUSES[kind], verdicts[kind]

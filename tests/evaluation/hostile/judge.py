@@ -5,7 +5,6 @@ As whoever runs it, with what `world.py` puts around it.
 
 from __future__ import annotations
 
-import copy
 import functools
 import gc
 import json
@@ -23,8 +22,8 @@ from megatron_ft.evaluation.sandbox import Sandbox
 from tests.evaluation.hostile.kinds import COMPILING, ERROR, TIMEOUT
 from tests.evaluation.hostile.outside import Outside, gone
 from tests.evaluation.hostile.tables import PROGRAMS, Programs
+from tests.evaluation.hostile.together import WORKERS, limited
 
-WORKERS = 4  # more than a machine of two cores has: those that sleep wait for the clock, those that loop for cpu time
 CUT = 3900  # characters of output: then its beginning, which says that it was tried, is cut off
 SAMPLE = 8  # after so many hostile programs comes a right one
 MEMORY_BYTES = {"java": 2**30, "go": 2**30}
@@ -42,8 +41,8 @@ class Judges:
         limits = replace(kind.default_limits, cpu_s=10, wall_s=120, memory_bytes=MEMORY_BYTES.get(name, 512 * 2**20),
                          output_bytes=2**20)
         self.patient = kind(box, limits)
-        self.hurried = self._other(cpu_s=SHORT_CPU_S.get(name, 1), wall_s=4 + SHORT_CPU_S.get(name, 0))
-        self.compiling = self._other()
+        self.hurried = limited(self.patient, cpu_s=SHORT_CPU_S.get(name, 1), wall_s=4 + SHORT_CPU_S.get(name, 0))
+        self.compiling = limited(self.patient)
         if isinstance(self.compiling, Compiled):
             self.compiling.build_limits = replace(kind.build_limits, cpu_s=min(3, kind.build_limits.cpu_s), wall_s=20)
             if name == "java":
@@ -55,13 +54,6 @@ class Judges:
         if kind in COMPILING:
             return self.compiling
         return self.hurried if TIMEOUT in programs.allowed(kind) else self.patient
-
-    def _other(self, **limits: float) -> Language:
-        if not isinstance(self.patient, Compiled):
-            return type(self.patient)(self.patient.sandbox, replace(self.patient.limits, **limits))
-        other = copy.copy(self.patient)
-        other.limits = replace(other.limits, **limits)
-        return other
 
 
 def judge(judges: Judges, programs: Programs, kind: str, outside: Outside, marker: str) -> dict:

@@ -1,0 +1,31 @@
+"""Judges several programs at the same time: most of what a hostile one takes is waiting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.languages.compiled import Compiled
+from megatron_ft.evaluation.verdict import Verdict
+
+WORKERS = 4  # more than a machine of two cores has: those that sleep wait for the clock, those that loop for cpu time
+Key = TypeVar("Key")
+
+
+def judged(programs: Mapping[Key, tuple[Language, str]], judge: Callable[[Language, str], Verdict]) -> dict[Key, Verdict]:
+    """The verdict on each program, by its judge."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return dict(zip(programs, pool.map(lambda asked: judge(*asked), programs.values()), strict=True))
+
+
+def limited(judge: Language, **limits: float) -> Language:
+    """A judge with other limits, which shares what the first has built."""
+    if not isinstance(judge, Compiled):
+        return type(judge)(judge.sandbox, replace(judge.limits, **limits))
+    other = copy.copy(judge)
+    other.limits = replace(judge.limits, **limits)
+    return other
