@@ -16,6 +16,7 @@ SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr")
 # them as signed numbers takes.
 OWN_UIDS = range(2_100_000_000, 2**31 - 1)
 FEWER_UIDS = range(61_000, 65_000)  # of what a container maps that has the usual 65,536
+AT_A_TIME = 64  # programs that may run at once: without boxes, the processes of all of them count against each one's limit
 # Begun at random: evaluators that do not see each other, as in two containers, take their ids from the same range. For 100 of
 # a machine's boxes at a time it is one chance in ten thousand that two have one id; they share a limit on processes then, and
 # nothing else, as neither sees the other's processes or files.
@@ -64,9 +65,9 @@ def unprivileged_uid() -> int | None:
     return None if known is None else known[next(_uses) % len(known)]
 
 
-def processes_allowed(limits: Limits, uid: int | None) -> int:
-    """The process limit; before Linux 5.14 it counts all that the user runs, not only what is in the box."""
-    if uid is not None or tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (5, 14):
+def processes_allowed(limits: Limits, uid: int | None, *, boxed: bool = True) -> int:
+    """The process limit; before Linux 5.14, or without a box, it counts all that the user runs, not only what is in the box."""
+    if uid is not None or (boxed and tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (5, 14)):
         return limits.processes
     running = 0
     for task in Path("/proc").glob("[0-9]*"):
@@ -74,7 +75,7 @@ def processes_allowed(limits: Limits, uid: int | None) -> int:
             running += sum(1 for _ in (task / "task").iterdir()) if task.stat().st_uid == os.getuid() else 0
         except OSError:
             continue  # it ended while we counted
-    return limits.processes + running
+    return running + limits.processes * (1 if boxed else AT_A_TIME)
 
 
 def resource_limits(limits: Limits, processes: int) -> dict[str, tuple[int, int]]:

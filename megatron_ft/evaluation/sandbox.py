@@ -64,7 +64,8 @@ class Sandbox:
             keep: descriptors that the program gets; others are closed by whoever runs the command.
         """
         uid = self.next_uid()
-        inner = [*limited(box.limits, processes_allowed(box.limits, uid)), *self._dropped(uid), *argv]
+        processes = processes_allowed(box.limits, uid, boxed=self.tool != "none")
+        inner = [*limited(box.limits, processes), *self._dropped(uid), *argv]
         if self.tool == "none":
             return [*environment(box, "--chdir=/tmp"), *inner]
         if not self.filtered:
