@@ -20,7 +20,7 @@ import pytest
 
 from tests.evaluation.hostile import evaluated, world
 from tests.evaluation.hostile.judge import NOTHING
-from tests.evaluation.hostile.kinds import OF_BOXES
+from tests.evaluation.hostile.kinds import OF_BOXES, WORK_UNBOXED
 from tests.evaluation.hostile.outside import REPOSITORY, gone, processes
 from tests.evaluation.hostile.tables import PROGRAMS
 
@@ -103,6 +103,19 @@ def test_nothing_is_left_and_right_programs_pass_afterwards(seen: dict) -> None:
 
 def test_there_are_forty_kinds_and_more_in_every_language() -> None:
     assert min(len(programs.kinds) for programs in PROGRAMS.values()) >= 40
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+def test_without_a_box_the_same_programs_succeed(language: str, build: Callable, cache: Path,
+                                                 tmp_path_factory: pytest.TempPathFactory) -> None:
+    """So it is the box that holds them."""
+    build(language, "none")
+    wanted = [kind for kind in WORK_UNBOXED if kind in PROGRAMS[language].kinds]
+    seen = told((JUDGE, language, "none", *wanted), world.ORDINARY, tmp_path_factory.mktemp("unboxed") / language, cache)
+    assert {kind: verdict["status"] for kind, verdict in seen["verdicts"].items()} == dict.fromkeys(wanted, "passed")
+    reached = {"a connection to tcp", "a connection to a socket"}
+    assert any(line in seen["left"] for line in reached)
+    assert any("/anybody/hostile-" in line for line in seen["left"])
 
 
 @pytest.mark.parametrize(("mode", "user"), [("fixed", world.ORDINARY), ("compat", world.ROOT)])

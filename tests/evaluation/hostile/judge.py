@@ -1,5 +1,7 @@
 """Judges the hostile programs of one language and says what came of it, as JSON: `python -m ... LANGUAGE TOOL [KIND...]`.
 
+TOOL may be `none`: what programs can do without a box shows what the boxes hold.
+
 As whoever runs it, with what `world.py` puts around it.
 """
 
@@ -30,6 +32,7 @@ MEMORY_BYTES = {"java": 2**30, "go": 2**30}
 SHORT_CPU_S = {"java": 2}
 NOTHING = "nothing"
 """In place of kinds: what the language needs once is built, and a right and a wrong program are judged."""
+UNBOXED = Sandbox("none", as_root=False, locked=False)
 TWICE = "leaves something for the next program"
 
 
@@ -78,7 +81,7 @@ def main() -> None:
     """Judge, look around, print."""
     name, tool, *only = sys.argv[1:]
     programs, outside, marker = PROGRAMS[name], Outside(Path.cwd().parent), secrets.token_hex(8)
-    box = sandbox.find(tools=(tool,))
+    box = UNBOXED if tool == UNBOXED.tool else sandbox.find(tools=(tool,))
     toolchain = Judges(name, box).patient.check()  # builds what a language needs once
     gc.collect()
     outside.look_again()

@@ -82,4 +82,7 @@ COMPILING = {
 }
 OF_BOXES = (*RESOURCES, *OTHERS, *REACH, *list(COMPILING)[:3])
 """Those that another kind of box could hold worse; the others are held by how a program is judged."""
+WORK_UNBOXED = ("connects to the host", "connects to an abstract socket", "reads the host's home", "reads the host's users",
+                "looks into /proc", "writes outside its folder", "leaves something for the next program")
+"""Those that succeed without a box and do no harm in a machine of their own (`world.py`)."""
 KINDS: Mapping[str, set[str]] = {**RESOURCES, **OTHERS, **REACH, **VERDICT, **COMPILING}

@@ -31,10 +31,9 @@ class Outside:
         self.kept.chmod(0o666)
         (self.home / "secret").write_text(self.secret)
         os.environ.update({"HOME": str(self.home), SECRET_VARIABLE: self.secret})
-        self._servers = {"tcp": socket.create_server(("127.0.0.1", 0)), "a socket": socket.socket(socket.AF_UNIX)}
         self._name = f"hostile-{secrets.token_hex(8)}"
-        self._servers["a socket"].bind("\0" + self._name)
-        self._servers["a socket"].listen()
+        self._servers = {"tcp": socket.create_server(("127.0.0.1", 0)), "a socket": abstract(self._name),
+                         "a socket by a padded name": abstract(self._name.ljust(107, "\0"))}  # libuv's way
         self._toolchains = Path(os.environ["MEGATRON_FT_CACHE"], "toolchains")
         self.look_again()
 
@@ -78,6 +77,14 @@ def listing(folder: Path) -> Iterator[tuple[str, tuple]]:
                 told = path.lstat()
                 size = None if stat.S_ISDIR(told.st_mode) else (told.st_size, told.st_mtime_ns)
                 yield str(path), (oct(told.st_mode), told.st_uid, size, str(path.readlink()) if path.is_symlink() else None)
+
+
+def abstract(name: str) -> socket.socket:
+    """A server that has no file: its name is the network namespace's."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("\0" + name)
+    server.listen()
+    return server
 
 
 def reached(server: socket.socket) -> bool:
