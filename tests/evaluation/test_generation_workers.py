@@ -25,7 +25,7 @@ PROBLEMS = [make_problem(task_id=f"Own/{number}", instruction=f"Write number {nu
 def told(*arguments: str) -> dict:
     """What the other script says of a task, without a process that has used threads before it forks."""
     done = subprocess.run([sys.executable, str(Path(__file__).with_name("workers_killed.py")), *arguments], cwd=ROOT,
-                          capture_output=True, text=True, check=False, timeout=500,
+                          capture_output=True, text=True, check=False, timeout=900,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -27,7 +27,7 @@ from megatron_ft.evaluation.batching import Request, Row, Sampling
 from megatron_ft.evaluation.completing import OneDevice
 from megatron_ft.evaluation.generation_workers import Workers
 
-LONGEST_S = 120
+LONGEST_S = 300
 SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=24, seed=5)
 NOWHERE = Path("/nowhere")
 
@@ -165,7 +165,8 @@ def signalled(*arguments: str) -> dict:
     Completeness.__call__ = lambda self, text: (self.task.key == "Own/0/fixdocs" and block(text)) or complete(self, text)
     kept = output.parent / f".{output.name}.partial" / "samples.jsonl"
     happened = []
-    for place, number in ((2, signal.SIGKILL), (4, signal.SIGTERM), (6, signal.SIGINT)):
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        place = lines(kept) + 2
         child = command()
         ends = time.monotonic() + LONGEST_S
         while lines(kept) < place and time.monotonic() < ends:
