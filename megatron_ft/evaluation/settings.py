@@ -46,7 +46,7 @@ class Settings:
     temperature: float = option("0 takes the likeliest token, above 0 samples", default=0.0, kind=float)
     top_p: float = option("share of the probability that is sampled from", default=0.95, kind=float)
     max_new_tokens: int = option("tokens an answer may have", default=512, kind=int)
-    batch_size: int = option("samples generated at a time, at most", default=64, kind=int)
+    batch_size: int = option("samples generated at a time on each device, at most", default=64, kind=int)
     batch_tokens: int = option("positions that they may come to need together: prompts and --max-new-tokens", default=65536,
                                kind=int)
     prompt_style: str = option("wording of the prompt, the template of the training data; left out, octocoder, but in compat "
