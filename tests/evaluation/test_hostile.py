@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.hostile import __main__ as listed
 from tests.evaluation.hostile import evaluated, world
 from tests.evaluation.hostile.judge import NOTHING
 from tests.evaluation.hostile.kinds import OF_BOXES, WORK_UNBOXED
@@ -103,6 +104,7 @@ def test_nothing_is_left_and_right_programs_pass_afterwards(seen: dict) -> None:
 
 def test_there_are_forty_kinds_and_more_in_every_language() -> None:
     assert min(len(programs.kinds) for programs in PROGRAMS.values()) >= 40
+    assert (REPOSITORY / "docs" / "hostile-programs.md").read_text() == listed.page()
 
 
 @pytest.mark.parametrize("language", PROGRAMS)

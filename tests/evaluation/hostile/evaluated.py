@@ -17,9 +17,8 @@ from pathlib import Path
 from tests.evaluation.hostile.outside import Outside, gone
 from tests.evaluation.hostile.tables import PROGRAMS, Programs
 
-KINDS = ("loops without end", "leaves an orphan", "kills everything", "leaves something for the next program",
-         "connects to the host", "reads the host's home", "writes outside its folder", "deletes everything",
-         "follows a link out of its box", "writes a verdict to every descriptor", "leaves at once", "equals everything")
+KINDS = ("loops without end", "leaves an orphan", "kills everything", "connects to the host", "reads the host's home",
+         "writes outside its folder", "deletes everything", "leaves at once")
 TIMEOUT_S = 3  # a JVM's start takes half a second of it
 CLAIMS = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "CPP", "rust": "Rust"}
 GO_PACKAGES = ("fmt", "net", "os", "os/exec", "os/signal", "runtime", "strconv", "strings", "syscall", "time", "unsafe")

@@ -61,7 +61,7 @@ class Programs:
     @property
     def absent(self) -> dict[str, str]:
         """Kind -> why no program can try it."""
-        return {kind: text for (what, kind), text in self._parts.items() if what == "absent"}
+        return {kind: text.strip() for (what, kind), text in self._parts.items() if what == "absent"}
 
     def allowed(self, kind: str) -> set[str]:
         """The statuses that the verdict on a kind may have."""
