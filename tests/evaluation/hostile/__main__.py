@@ -13,9 +13,9 @@ PARTS = {"To take what the machine has": RESOURCES, "To outlive its run or meddl
 HEAD = """# Hostile programs
 
 {programs} programs, {kinds} kinds of attack in six languages, judged by the evaluator's tests as root and as an ordinary
-user, in boxes by bubblewrap; those of python and Rust for which the kind of box matters also in boxes by `unshare`. None passes,
-none outlives its run, none leaves a file, a change, shared memory or a connection outside of its box, and right programs pass
-afterwards. Without a box, those that can do no harm are run too, and succeed. Their texts are in
+user, in boxes by bubblewrap; those of python and Rust for which the kind of box matters also in boxes by `unshare`. None
+passes, none outlives its run, none leaves a file, a change, shared memory or a connection outside of its box, and right
+programs pass afterwards. Without a box, those that can do no harm are run too, and succeed. Their texts are in
 `tests/evaluation/hostile/programs/`; `python -m tests.evaluation.hostile` writes this page.
 """
 
