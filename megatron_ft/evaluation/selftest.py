@@ -20,6 +20,7 @@ from megatron_ft.evaluation.judging import MODES
 from megatron_ft.evaluation.problem import PACK, Kind
 from megatron_ft.evaluation.settings import Settings
 from megatron_ft.evaluation.verdict import Verdict
+from megatron_ft.evaluation.verdict_cache import Circumstances, VerdictCache
 
 COLUMNS = (("canonical", "synthesize"), ("canonical", "fixtests"), ("buggy", "fixtests"))
 """Solutions, and a scenario whose base they go on with: the docstring's, or the bare declaration's."""
@@ -39,6 +40,8 @@ def command(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=None, help="only the first so many problems of each language")
     parser.add_argument("--allow", default="", help="task ids that may be wrong in fixed mode, separated by commas")
     parser.add_argument("--timeout-s", type=float, default=0.0, help="CPU seconds of a program (default: the language's own)")
+    parser.add_argument("--fresh", action="store_true", help="run every program; else verdicts that earlier runs have kept are "
+                        "taken, so that one which was interrupted goes on")
     parser.add_argument("--markdown", default="", metavar="FILE", help="write the tables into this file too, between its lines "
                         "'<!-- selftest BENCHMARK -->' and '<!-- end of selftest -->'")
     args = parser.parse_args(argv)
@@ -50,7 +53,7 @@ def command(argv: Sequence[str] | None = None) -> int:
     kind = benchmark.kind_of(found)
     if args.markdown:
         place_of(args.markdown, kind)  # a file that cannot take the tables is told of before an hour of running programs
-    judged = {(solutions, scenario): judge_all(found, solutions, scenario, modes, args.timeout_s)
+    judged = {(solutions, scenario): judge_all(found, solutions, scenario, modes, args.timeout_s, fresh=args.fresh)
               for solutions, scenario in columns_of(kind)}
     allowed = {name.strip() for name in args.allow.split(",")}
     text = f"{table(found, judged, modes)}\n{differences(found, judged)}"
@@ -76,7 +79,7 @@ def columns_of(kind: Kind) -> tuple[tuple[str, str], ...]:
 
 
 def judge_all(found: Mapping[str, benchmark.Benchmark], solutions: str, scenario: str, modes: Sequence[str],
-              timeout_s: float) -> dict[tuple[str, str], Verdict]:
+              timeout_s: float, *, fresh: bool = False) -> dict[tuple[str, str], Verdict]:
     """The verdicts on every problem's solution, cut as a model's answer is, in each mode."""
     verdicts: dict[tuple[str, str], Verdict] = {}
     box, slowness = sandbox.find(), 1.0 if timeout_s else calibration.slowness(cli.cores())
@@ -94,7 +97,11 @@ def judge_all(found: Mapping[str, benchmark.Benchmark], solutions: str, scenario
             def keep(attempt: Attempt, verdict: Verdict, mode: str = mode) -> None:
                 verdicts[attempt.task.key, mode] = verdict
 
-            execute(attempts, {language: judge}, workers=cli.cores(), keep=keep)
+            caches = {} if fresh else {
+                language: VerdictCache(Circumstances(language, mode, judge.language.check(), box, timeout_s))}
+            execute(attempts, {language: judge}, workers=cli.cores(), keep=keep, caches=caches)
+            for cache in caches.values():
+                cache.close()
     return verdicts
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ft.errors import MegatronFTError
+from megatron_ft.errors import EvaluationError, MegatronFTError
 from megatron_ft.evaluation import calibration, doctor, languages, selftest
 from megatron_ft.evaluation.languages.python import Python
+from megatron_ft.evaluation.problem import Problem
+from megatron_ft.evaluation.verdict import Verdict
 from tests.evaluation import benchmark_files as files
 from tests.evaluation.problems import make_problem
 
@@ -54,6 +56,26 @@ def test_solutions_that_are_as_they_should_be(python: Python, tmp_path: Path, ca
     said = capsys.readouterr().out
     assert "| python (1) | 1 | 1 | 0 | 1 | 1 | 0 |" in said
     assert "Own/0" not in said
+
+
+def test_one_that_was_interrupted_goes_on(python: Python, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--benchmark", str(write(tmp_path)), "--language", "python", "--mode", "fixed"]
+    judged, judge = [], Python.judge
+
+    def interrupted(self: Python, problem: Problem, base: str, program: str) -> Verdict:
+        judged.append(problem.task_id)
+        if problem.task_id == "Own/0" and judged.count("Own/0") == 3:
+            raise EvaluationError("no box")
+        return judge(self, problem, base, program)
+
+    monkeypatch.setattr(Python, "judge", interrupted)
+    with pytest.raises(EvaluationError, match="no box"):
+        selftest.command(arguments)
+    assert judged.count("Own/0") == 3
+    assert selftest.command(arguments) == 0
+    assert judged.count("Own/0") == 4, "the first two were known"
+    assert selftest.command([*arguments, "--fresh"]) == 0
+    assert judged.count("Own/0") == 7
 
 
 def test_a_wrong_canonical_solution_is_named_with_its_reason(python: Python, tmp_path: Path,
