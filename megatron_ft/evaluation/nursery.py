@@ -16,7 +16,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import seccomp
 from megatron_ft.evaluation.box import Box, processes_allowed, resource_limits
 from megatron_ft.evaluation.sandbox import Sandbox
-from megatron_ft.evaluation.supervise import DEATH_S, MARK, Scheduled, Stream, drain, scheduled_ns
+from megatron_ft.evaluation.supervise import DEATH_S, MARK, Scheduled, Stream, drain
 
 READY_S = 60
 ANSWER_BYTES = 64
@@ -30,7 +30,7 @@ class Forked:
     output: Stream
     memory_bytes: int
     scheduled_before: Scheduled
-    """What the nursery's own threads had run and waited when it started."""
+    """What the nursery's own processes had had when it started."""
     started: float = field(default_factory=time.monotonic)
     cpu_s: float = 0.0
     """The cpu time that it took, once it has ended."""
@@ -102,7 +102,7 @@ class Nursery:
         """Run a process until the block ends; then it and all that it started are dead."""
         reading, writing = os.pipe()
         forked = Forked(self, Stream(reading, self._limits.output_bytes), self._limits.memory_bytes,
-                        scheduled_ns(self.process.pid))
+                        Scheduled.of(self.process.pid))
         try:
             with tempfile.TemporaryFile() as source:
                 source.write(stdin)

@@ -24,6 +24,7 @@ READ_BYTES = 2**16
 DEATH_S = 5
 PATIENCE = 10  # times its seconds that a box may get on a machine that has no core for it
 STARVED = 0.1  # share of its seconds for which a thread was ready to run and did not, where that is so
+ENOUGH = 0.5  # share of its seconds that a program may run, all its processes together, and count as starved
 LOOK_EVERY_S = 0.2  # between two looks at a box's memory
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MARK = b"\x01up\n"
@@ -71,6 +72,30 @@ class Stream:
         return self.tail.decode("utf-8", "replace")
 
 
+@dataclass(frozen=True)
+class Scheduled:
+    """What processes have had of the machine's cores."""
+
+    ran_s: float = 0.0
+    """CPU seconds of all of them, and of those that have ended and were waited for."""
+    waits_s: Mapping[str, float] = field(default_factory=dict)
+    """Thread -> for how long it was ready to run and had no core; nothing where the kernel does not count it."""
+
+    @classmethod
+    def of(cls, pid: int) -> Scheduled:
+        """A process and all that descend from it, until now."""
+        processes, waits = family(pid), {}
+        for each in processes:
+            with contextlib.suppress(OSError):
+                for thread in Path(f"/proc/{each}/task").iterdir():
+                    waits[thread.name] = int(_read(f"{thread}/schedstat", "0 0").split()[1]) / 1e9
+        return cls(sum(cpu_s(each, waited_for=True) for each in processes), waits)
+
+    def longest_wait_s(self, before: Scheduled) -> float:
+        """What the thread that waited longest has waited since then."""
+        return max((waited - before.waits_s.get(thread, 0) for thread, waited in self.waits_s.items()), default=0.0)
+
+
 @dataclass
 class Running:
     """One box: its process, its output (stdout and stderr together), when it started."""
@@ -79,8 +104,8 @@ class Running:
     output: Stream
     memory_bytes: int
     started: float = field(default_factory=time.monotonic)
-    scheduled_before: Scheduled = field(default_factory=dict)
-    """What its threads had run and waited when it started."""
+    scheduled_before: Scheduled = Scheduled()
+    """What its processes had had when it started."""
     peak_bytes: int = 0
     """The most memory that a look has seen in use."""
     cpu_s: float = 0.0
@@ -189,37 +214,14 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
 def extended(deadline: float, boxes: Sequence[Running]) -> float:
     """A deadline, put off to PATIENCE times the seconds if one of its boxes has lacked a core for a good part of them.
 
-    Not if the first, which may be hostile, had as much cpu time as that: it is then its own threads that fight.
+    Not if the first, which may be hostile, got much of them: its processes then fight each other.
     """
     allowed = deadline - boxes[0].started
-    scheduled = [since(box.scheduled_before, scheduled_ns(box.pid)) for box in boxes]
-    waited_s = max(waited for threads in scheduled for _, waited in (*threads, (0, 0))) / 1e9
-    ran_s = sum(ran for ran, _ in scheduled[0]) / 1e9
-    return boxes[0].started + PATIENCE * allowed if waited_s > STARVED * allowed and ran_s < allowed else deadline
-
-
-Scheduled = Mapping[str, tuple[int, int]]
-"""Thread -> how long it ran, and how long it was ready to run and had no core, in nanoseconds."""
-
-
-def since(before: Scheduled, now: Scheduled) -> list[tuple[int, int]]:
-    """What threads ran and waited since then.
-
-    >>> since({"1": (5, 7)}, {"1": (6, 9), "2": (3, 0)})
-    [(1, 2), (3, 0)]
-    """
-    return [tuple(new - old for new, old in zip(each, before.get(thread, (0, 0)), strict=True)) for thread, each in now.items()]
-
-
-def scheduled_ns(pid: int) -> dict[str, tuple[int, int]]:
-    """Of each thread of a process and of all that descend from it; nothing where the kernel does not count it."""
-    found = {}
-    for each in family(pid):
-        with contextlib.suppress(OSError):
-            for thread in Path(f"/proc/{each}/task").iterdir():
-                ran, waited = _read(f"{thread}/schedstat", "0 0").split()[:2]
-                found[thread.name] = int(ran), int(waited)
-    return found
+    now = [Scheduled.of(box.pid) for box in boxes]
+    waited_s = max(each.longest_wait_s(box.scheduled_before) for each, box in zip(now, boxes, strict=True))
+    ran_s = now[0].ran_s - boxes[0].scheduled_before.ran_s
+    starved = waited_s > STARVED * allowed and ran_s < ENOUGH * allowed
+    return boxes[0].started + PATIENCE * allowed if starved else deadline
 
 
 def over_memory(guarded: Running) -> bool:
@@ -243,10 +245,10 @@ def shared_out_bytes(pid: int) -> int:
     return int(told[0]) * 1024 if told else resident_bytes(pid)
 
 
-def cpu_s(pid: int) -> float:
-    """The cpu time of a process; nothing if it ended meanwhile."""
+def cpu_s(pid: int, *, waited_for: bool = False) -> float:
+    """The cpu time of a process, and if `waited_for` of its children that have ended; nothing if it ended meanwhile."""
     fields = _read(f"/proc/{pid}/stat", "").rpartition(")")[2].split()  # its name may hold anything
-    return sum(map(int, fields[11:13])) / CLOCK_TICKS
+    return sum(map(int, fields[11:15 if waited_for else 13])) / CLOCK_TICKS
 
 
 def family(pid: int) -> list[int]:

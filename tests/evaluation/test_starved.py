@@ -49,6 +49,15 @@ def test_a_program_that_waits_for_a_core_is_waited_for(starved: None, monkeypatc
     assert python.judge(make_problem(), "", f"{BUSY}def double(x):\n    return x * 2\n").status == "timeout"
 
 
+def test_a_program_that_starves_itself_is_not() -> None:
+    """Processes that end soon, as a fork bomb's do: what they ran counts after their end too."""
+    forks = ("import os\nfor _ in range(8):\n    if os.fork() == 0:\n        while True:\n            if os.fork() == 0:\n"
+             "                sum(range(10**6))\n                os._exit(0)\n            os.wait()\nwhile True: pass\n")
+    verdict = Python(sandbox_or_skip("bubblewrap"), Limits(cpu_s=30, wall_s=4)).judge(make_problem(), "", forks)
+    assert verdict.status == "timeout"
+    assert verdict.seconds < supervise.PATIENCE * 4 / 2
+
+
 def test_a_program_that_sleeps_is_not(starved: None) -> None:
     python = Python(sandbox_or_skip("bubblewrap"), LIMITS)
     verdict = python.judge(make_problem(), "", "import time\ndef double(x):\n    time.sleep(3600)\n")
