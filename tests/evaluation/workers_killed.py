@@ -156,17 +156,23 @@ def crowded(folder: str) -> dict:
 def signalled(*arguments: str) -> dict:
     """The whole command gets a signal when it has kept some answers; then it is given again and goes on.
 
-    The answers to one task are held up until then: those of the longest prompt, whose batch is the first.
+    Its workers hold the others up from then on, so that there is work left however late the signal comes.
     """
     sys.argv = ["evaluate", *arguments]
     output = Path(arguments[arguments.index("--output") + 1])
-    block, complete = Blocked(output.parent / "block"), Completeness.__call__
-    block.file.touch()
-    Completeness.__call__ = lambda self, text: (self.task.key == "Own/0/fixdocs" and block(text)) or complete(self, text)
+    limit, complete = output.parent / "limit", Completeness.__call__
     kept = output.parent / f".{output.name}.partial" / "samples.jsonl"
+
+    def held_up(self: Completeness, text: str) -> bool:
+        while limit.exists() and lines(kept) >= int(limit.read_text()):
+            time.sleep(0.01)
+        return complete(self, text)
+
+    Completeness.__call__ = held_up
     happened = []
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        place = lines(kept) + 2
+        place = lines(kept) + 1
+        limit.write_text(str(place))
         child = command()
         ends = time.monotonic() + LONGEST_S
         while lines(kept) < place and time.monotonic() < ends:
@@ -181,7 +187,7 @@ def signalled(*arguments: str) -> dict:
             time.sleep(0.01)
         happened.append({"signal": number, "place": place, "kept": lines(kept), "code": code, "workers": len(children),
                          "alive": alive(children)})
-    block.file.unlink()
+    limit.unlink()
     return {"signals": happened, "code": os.waitstatus_to_exitcode(os.waitpid(command(), 0)[1])}
 
 
