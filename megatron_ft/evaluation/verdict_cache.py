@@ -58,7 +58,6 @@ class VerdictCache:
 
     def __init__(self, circumstances: Circumstances) -> None:
         self.path = root() / circumstances.folder()
-        self.hits = 0
         self._known = dict(_read(self.path))
         self._lock = threading.Lock()
         self._stream: IO[str] | None = None
@@ -66,9 +65,7 @@ class VerdictCache:
 
     def get(self, task: Task, program: str) -> Verdict | None:
         """What was said of this program before."""
-        found = self._known.get(key(task, program))
-        self.hits += found is not None
-        return found
+        return self._known.get(key(task, program))
 
     def put(self, task: Task, program: str, verdict: Verdict) -> None:
         """Keep a verdict, if it is one that holds elsewhere; a folder that cannot be written is warned of once."""

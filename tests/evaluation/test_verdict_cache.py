@@ -34,7 +34,6 @@ def test_a_verdict_comes_back_as_it_was() -> None:
     again = reopened(cache)
     assert again.get(TASK, "x") == FAILED
     assert again.get(TASK, "y") is None
-    assert again.hits == 1
 
 
 @pytest.mark.parametrize("changed", [
