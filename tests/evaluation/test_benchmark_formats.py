@@ -161,7 +161,7 @@ def test_a_row_that_lacks_a_field_of_humanevalpack_is_none_of_humaneval(tmp_path
     (b"PAR1 and nothing more", "cannot be read as Parquet: .*; was it copied whole"),
     (b'[{"task_id": 1},\n {"task_id": ]', "not JSON: Expecting value"),
     (b'[{"task_id": 1}, 2]', "row 0: the fields task_id are those of no benchmark"),
-])
+], ids=["gzip cut off", "not Parquet", "not JSON", "no benchmark"])  # a name from the bytes would hold gzip's time of writing
 def test_a_damaged_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
