@@ -32,6 +32,8 @@ PROGRAMS = {
     "has a default": ("int twice(int x, int times = 2){ return x * times; }", "passed", ""),
     "is overloaded": ("string twice(string x){ return x + x; }\nint twice(int x){ return x * 2; }", "passed", ""),
     "is a template": ("template<class T> T twice(T x){ return x + x; }", "passed", ""),
+    "instantiates a vector that is compiled already": ("template class std::vector<int>;\nint twice(int x){ return "
+                                                       "vector<int>(x, 2).size() * 2; }", "passed", ""),
     "is a lambda": ("auto twice = [](int x){ return x * 2; };", "passed", ""),
     "answers more than an int": ("long long twice(int x){ return x * 2 + (1LL << 32); }", "failed",
                                  "answer 4294967300 is no value of the declared type, at call 1"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation import toolchain_cache
 from megatron_ft.evaluation.languages import go as go_module
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.go import Go
-from tests.evaluation.go_problems import DOUBLE, PROBLEM, problem_of
+from tests.evaluation.go_problems import DOUBLE, PROBLEM, SETUP, problem_of
 
 
 @pytest.fixture
@@ -129,3 +132,29 @@ def test_helpers_come_from_the_prompt_where_the_declaration_lacks_them(go: Go) -
     assert go.judge(problem, DOUBLE, DOUBLE + "return x * 2 + int(Off(4)) }").passed
     bent = "func Off(x int) float64 { return 0 }\n" + DOUBLE + "return 5 }"
     assert go.judge(problem, DOUBLE, bent).status == "failed"
+
+
+def test_tests_of_http_handlers_are_none_that_can_be_judged(go: Go) -> None:
+    """testify gets a stand-in for net/http: what it cannot do must not look like a wrong program. Tests have the real one."""
+    program = DOUBLE + "return x * 2 }"
+    setup = SETUP.replace('"testing"', '"testing"; "net/http"')
+    known = problem_of(DOUBLE, "    assert.Equal(http.StatusText(404), \"Not Found\")\n    assert.Equal(4, Double(2))",
+                       test_setup=setup)
+    assert go.judge(known, DOUBLE, program).passed
+    handler = "http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})"
+    handled = problem_of(DOUBLE, f'    assert.HTTPSuccess({handler}, "GET", "/", nil)', test_setup=setup)
+    with pytest.raises(EvaluationError, match="tests do not compile"):
+        go.judge(handled, DOUBLE, program)
+
+
+def test_a_testify_that_asks_more_of_the_stand_in_gets_the_real_one(go: Go, monkeypatch: pytest.MonkeyPatch,
+                                                                   tmp_path: Path) -> None:
+    testify = tmp_path / "src" / go_module.TESTIFY
+    shutil.copytree(go_module._testify(), testify)
+    (testify / "assert" / "more.go").write_text('package assert\n\nimport "net/http"\n\nvar More = http.StatusTeapot\n')
+    monkeypatch.setattr(go_module, "DEBIAN_PACKAGES", str(tmp_path))
+    monkeypatch.setenv("GOPATH", "/usr/share/gocode")  # for what testify itself needs
+    monkeypatch.setenv(toolchain_cache.VARIABLE, str(tmp_path / "cache"))
+    newer = Go(go.sandbox, go.limits)
+    assert newer.judge(problem_of(DOUBLE, "    assert.Equal(418, 414+Double(2))"), DOUBLE, DOUBLE + "return x * 2 }").passed
+    assert "testify/vendor" not in (newer._toolchain / "tests.link").read_text()

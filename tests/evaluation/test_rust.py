@@ -165,6 +165,13 @@ def test_a_signature_that_is_none_stops_the_run(rust: Rust) -> None:
         rust.judge(replace(TWICE, signature="twice"), "", RIGHT)
 
 
+def test_a_toolchain_without_a_shared_standard_library_serves_too(rust: Rust, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rust, "_std", None)
+    alone = Rust(rust.sandbox, rust.limits)
+    assert alone.judge(TWICE, "", RIGHT).passed
+    assert alone.judge(TWICE, "", "fn twice(x: i32) -> i32 { x * x }").status == "failed"
+
+
 def test_what_is_absent_is_named_with_its_package(rust: Rust, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "REGISTRY", tmp_path)
     with pytest.raises(EvaluationError, match="the crate regex-syntax, and there is no .* package librust-regex-syntax-dev"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import shlex
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -26,6 +27,11 @@ from megatron_ft.evaluation.verdict import Verdict
 
 ARTIFACT = "/box/artifact"
 PROGRAM_BYTES = 2**20
+
+
+def linker() -> str:
+    """The name, for -fuse-ld, of the linker that takes less time: gold where it is installed, half of what bfd takes."""
+    return "gold" if shutil.which("ld.gold") else "bfd"
 
 
 class Compiled(Language):

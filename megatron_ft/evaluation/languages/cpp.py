@@ -20,7 +20,7 @@ from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled, linker
 from megatron_ft.evaluation.languages.declared import split, without_comments
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
@@ -28,7 +28,7 @@ from megatron_ft.evaluation.toolchain_cache import cached_folder
 INSIDE = "/box/cpp"
 SOURCES = Path(__file__).parent / "cpp_inside"
 COMPILE = "g++ -std=c++11 -O0 -w -fmax-errors=5 -fdiagnostics-color=never"
-LIBRARIES = "-Wl,--as-needed -lssl -lcrypto"
+LIBRARIES = f"-fuse-ld={linker()} -Wl,--as-needed -lssl -lcrypto"
 HEADER_BYTES = 512 * 2**20  # a precompiled header takes 45 MB with g++ 12
 PACKAGES = {"g++": "g++", "boost/": "libboost-dev", "openssl/": "libssl-dev", "-lssl": "libssl-dev", "-lcrypto": "libssl-dev"}
 FORWARDER = "megatron_ft_entry"
@@ -132,8 +132,8 @@ class Cpp(Braced, Compiled):
     def _make(self, folder: Path) -> None:
         made = {
             "all.hpp.gch": "{compile} -x c++-header {place}/all.hpp",
-            "program.o": "{compile} -O1 -r -nostdlib {place}/wire.cpp {place}/program.cpp",
-            "tests.o": "{compile} -O1 -r -nostdlib {place}/wire.cpp {place}/tests.cpp",
+            "program.o": "{compile} -O1 -r -nostdlib {shared} {place}/program.cpp",
+            "tests.o": "{compile} -O1 -r -nostdlib {shared} {place}/tests.cpp",
             "start": "gcc -O1 -w {place}/start.c",
         }
         for path in _sources():
@@ -142,7 +142,7 @@ class Cpp(Braced, Compiled):
         limits = replace(self.build_limits, cpu_s=120 * self.slowness, wall_s=600 * self.slowness, file_bytes=HEADER_BYTES)
         box = Box({str(SOURCES): place}, limits=limits)
         for name, command in made.items():
-            script = command.format(compile=COMPILE, place=place)
+            script = command.format(compile=COMPILE, place=place, shared=f"{place}/wire.cpp {place}/instances.cpp")
             built = build(self.sandbox, box, f"{script} -o made && cat made", b"")
             if built.status:
                 raise EvaluationError(f"C++: {name} cannot be built ({built.status}: {built.reason}); {_missing(built.output)}")

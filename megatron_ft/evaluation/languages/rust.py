@@ -21,12 +21,12 @@ from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled, linker
 from megatron_ft.evaluation.languages.rust_halves import source_of_program, source_of_tests
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
 
-INSIDE, TOOLCHAIN = "/box/rust", "/box/rustc"
+INSIDE, INSIDE_STD, TOOLCHAIN = "/box/rust", "/box/std", "/box/rustc"
 PRELOADED = "exe.so"
 SOURCES = Path(__file__).parent / "rust_inside"
 REGISTRY = Path("/usr/share/cargo/registry")
@@ -42,7 +42,8 @@ CRATES = {
 }
 OURS = {"rand": "2018", "megatron_ft_wire": "2021"}
 # The linker that newer compilers bring would look for itself in /proc, which a box has not.
-COMPILE = "--cap-lints allow --error-format=short -C debuginfo=0 -C strip=symbols -C codegen-units=1 -C link-arg=-fuse-ld=bfd"
+COMPILE = ("--cap-lints allow --error-format=short -C debuginfo=0 -C strip=symbols -C codegen-units=1 "
+           f"-C link-arg=-fuse-ld={linker()}")
 DEBIAN = "rustc gcc librust-regex-dev librust-md5-dev"
 SELF_CHECK = Problem(
     "self-check", "use regex::Regex;\nuse rand::Rng;\nuse md5;\nfn f(x: Vec<i32>) -> i32 {\n", "fn f(x: Vec<i32>) -> i32 {\n",
@@ -92,11 +93,15 @@ class Rust(Braced, Compiled):
     def _compile(self, options: str) -> str:
         crates = " ".join(f"--extern {name}={self._place}/lib{name}.rlib" for name in ("regex", "md5", *OURS))
         rustc = self._rustc(f"{self._place}/{PRELOADED}")
-        return (f"{rustc} {COMPILE} --edition 2021 {options} -C opt-level=0 -L {self._place} {crates} -o half - && cat half")
+        # Against a shared standard library, linking takes half as long. `rpath`, as a box shows it elsewhere than the compiler.
+        shared = f"-C prefer-dynamic -C link-arg=-Wl,-rpath,{self._std_place}" if self._std else ""
+        return (f"{rustc} {COMPILE} --edition 2021 {options} -C opt-level=0 {shared} -L {self._place} {crates} -o half - "
+                "&& cat half")
 
     def run_box(self, artifact: Path) -> Box:
-        """The artifact, and what starts it."""
-        return Box({str(artifact): ARTIFACT, str(self._inside / "start"): f"{self._place}/start"}, limits=self.limits)
+        """The artifact, its standard library, and what starts it."""
+        std = {str(self._std): f"{self._std_place}/{self._std.name}"} if self._std else {}
+        return Box({str(artifact): ARTIFACT, str(self._inside / "start"): f"{self._place}/start", **std}, limits=self.limits)
 
     def argv(self, half: str) -> Sequence[str]:
         """Tests say themselves that their box stands; for a program another says it."""
@@ -105,6 +110,15 @@ class Rust(Braced, Compiled):
     @property
     def _place(self) -> str:
         return INSIDE if self.sandbox.tool != "none" else str(self._inside)
+
+    @cached_property
+    def _std(self) -> Path | None:
+        """The shared standard library; a toolchain may have the other kind alone."""
+        return next(Path(_said("--print", "target-libdir").strip()).glob("libstd-*.so"), None)
+
+    @property
+    def _std_place(self) -> str:
+        return INSIDE_STD if self.sandbox.tool != "none" else str(self._std.parent)
 
     @cached_property
     def _toolchain(self) -> dict[str, str]:

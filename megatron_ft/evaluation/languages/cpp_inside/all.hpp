@@ -21,4 +21,5 @@
 #include <fstream>
 #include "serve.hpp"
 #include "call.hpp"
+#include "instances.hpp"
 using namespace std;
