@@ -1,7 +1,7 @@
 """A language whose programs are compiled: the program and the tests of its problem are built apart, then judged.
 
-The tests' half is built once for a problem, however many programs it judges. Each half is one source text for the
-compiler's stdin and one artifact, which its box shows read-only under `ARTIFACT`.
+The tests' half is built once for a problem, however many programs it judges, and kept for later runs. Each half is one source
+text for the compiler's stdin and one artifact, which its box shows read-only under `ARTIFACT`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import alone, case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built, build
+from megatron_ft.evaluation.built_tests import BuiltTests
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
@@ -67,6 +69,10 @@ class Compiled(Language):
     @abc.abstractmethod
     def build_script(self, half: str) -> str:
         """The shell script that compiles stdin to stdout; half is "program" or "tests"."""
+
+    @abc.abstractmethod
+    def built_with(self) -> Path:
+        """The folder of what is built once, whose name is another with another toolchain."""
 
     @abc.abstractmethod
     def run_box(self, artifact: Path) -> Box:
@@ -134,11 +140,24 @@ class Compiled(Language):
         return future.result()
 
     def _build_tests(self, problem: Problem) -> Path:
-        built = self._build("tests", self.tests_source(problem))
+        source = self.tests_source(problem)
+        known = self._built_tests.get(source) if self._built_tests else None
+        if known is not None:
+            return self._store(known)
+        built = self._build("tests", source)
         if built.status:
             raise EvaluationError(f"{problem.task_id}: its tests do not compile ({built.status}: {built.reason}); "
                                   f"the compiler said: {built.output}")
+        if self._built_tests:
+            self._built_tests.put(source, built.data)
         return self._store(built.data)
+
+    @cached_property
+    def _built_tests(self) -> BuiltTests | None:
+        """Those of earlier runs; not used without a sandbox, where a program could have written them."""
+        if self.sandbox.tool == "none":
+            return None
+        return BuiltTests(self.name, [self.built_with().name, self.build_script("tests")])
 
     def _build(self, half: str, source: str) -> Built:
         return build(self.sandbox, self.build_box(), self.build_script(half), source.encode("utf-8", "surrogatepass"))

@@ -106,6 +106,10 @@ class Cpp(Braced, Compiled):
         return (f"{COMPILE} -include {self._place}/all.hpp -o half -x c++ - -x none {self._place}/{half}.o "
                 f"{LIBRARIES} && cat half")
 
+    def built_with(self) -> Path:
+        """Our half of the wire, built once."""
+        return self._inside
+
     def run_box(self, artifact: Path) -> Box:
         """The artifact, and what starts it."""
         return Box({str(artifact): ARTIFACT, str(self._inside / "start"): f"{self._place}/start"}, limits=self.limits)

@@ -88,6 +88,10 @@ class Go(Braced, Compiled):
             return replace(built, data=b"", status="refused", reason=reason)
         return built
 
+    def built_with(self) -> Path:
+        """Our half of the wire, built once."""
+        return self._toolchain
+
     def run_box(self, artifact: Path) -> Box:
         """The artifact alone."""
         return Box({str(artifact): ARTIFACT}, ENVIRONMENT, self.limits)

@@ -34,8 +34,9 @@ INSIDE = "/box/java"
 SOURCES = Path(__file__).parent / "java_inside"
 OLDEST = 17
 # The first tier of its compiler and its smallest collector: a program's tests run for a tenth of a second.
-OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2", "-Xshare:auto",
-           "--add-opens=java.base/java.io=ALL-UNNAMED")
+OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2", "-Xshare:auto")
+MANIFEST = "Main-Class: megatron_ft.Start\nAdd-Opens: java.base/java.io\n"
+CONCATENATED = "-XDstringConcat=inline"  # or the first `+` of two texts links itself when it runs, for a tenth of a start
 STACK, COMPILER_HEAP = "-Xss2m", "-Xmx768m"
 IMPORT = re.compile(r"^[ \t]*import\s[^;]+;", re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -126,6 +127,10 @@ class Java(Braced, Compiled):
         """The compiler's own command: it takes one source after another, over two descriptors."""
         return f"exec {' '.join(self._java('Compiler', COMPILER_HEAP))} {half} \"$@\""
 
+    def built_with(self) -> Path:
+        """Our half of the wire, built once."""
+        return self._toolchain
+
     def run_box(self, artifact: Path) -> Box:
         """The artifact, and our half of the wire."""
         return self._box({str(self._toolchain): INSIDE, str(artifact): ARTIFACT}, self.limits)
@@ -172,7 +177,7 @@ class Java(Braced, Compiled):
     def _java(self, main: str, heap: str) -> list[str]:
         inside = str(self._toolchain) if self.sandbox.tool == "none" else INSIDE
         return [f"{self._home}/bin/java", *OPTIONS, heap, STACK, f"-XX:SharedArchiveFile={inside}/{main}.jsa",
-                "-cp", f"{inside}/inside.jar", f"megatron_ft.{main}"]
+                "-jar", f"{inside}/inside.jar", main]
 
     def _box(self, shown: dict[str, str], limits: Limits) -> Box:
         # The launcher finds its libraries beside itself by /proc/self/exe, which a box lacks.
@@ -213,9 +218,13 @@ class Java(Braced, Compiled):
 
     def _make_toolchain(self, folder: Path) -> None:
         classes = folder / "classes"
-        _run([f"{self._home}/bin/javac", "-d", str(classes), *map(str, sorted(SOURCES.glob("*.java")))])
-        _run([f"{self._home}/bin/jar", "--create", "--file", str(folder / "inside.jar"), "-C", str(classes), "."])
+        manifest = folder / "manifest"
+        manifest.write_text(MANIFEST)
+        _run([f"{self._home}/bin/javac", CONCATENATED, "-d", str(classes), *map(str, sorted(SOURCES.glob("*.java")))])
+        _run([f"{self._home}/bin/jar", "--create", "--file", str(folder / "inside.jar"), "--manifest", str(manifest),
+              "-C", str(classes), "."])
         shutil.rmtree(classes)
+        manifest.unlink()
         (folder / "inside.jar").chmod(0o444)
         folder.chmod(0o755)
         for main in ("Compiler", "Answer", "Ask") if self.sandbox.tool != "none" else ():
@@ -228,8 +237,8 @@ class Java(Braced, Compiled):
         """
         def java(name: str) -> str:
             dump = f"-XX:ArchiveClassesAtExit=$made/{name}.jsa" if name == main else ""
-            return " ".join([f"{self._home}/bin/java", *OPTIONS, COMPILER_HEAP, STACK, dump, "-cp", f"{INSIDE}/inside.jar",
-                             f"megatron_ft.{name}"])
+            return " ".join([f"{self._home}/bin/java", *OPTIONS, COMPILER_HEAP, STACK, dump,
+                             "-jar", f"{INSIDE}/inside.jar", name])
 
         program, tests = (struct.pack(">i", len(source)) + source.encode() for source in
                           (self.program_source(REHEARSAL, REHEARSAL_PROGRAM), self.tests_source(REHEARSAL)))

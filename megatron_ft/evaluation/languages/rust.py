@@ -98,6 +98,10 @@ class Rust(Braced, Compiled):
         return (f"{rustc} {COMPILE} --edition 2021 {options} -C opt-level=0 {shared} -L {self._place} {crates} -o half - "
                 "&& cat half")
 
+    def built_with(self) -> Path:
+        """Our half of the wire, built once."""
+        return self._inside
+
     def run_box(self, artifact: Path) -> Box:
         """The artifact, its standard library, and what starts it."""
         std = {str(self._std): f"{self._std_place}/{self._std.name}"} if self._std else {}

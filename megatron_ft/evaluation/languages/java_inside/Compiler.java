@@ -31,7 +31,8 @@ import javax.tools.ToolProvider;
  * (see Classes), or 'e' and what was wrong with it.
  */
 final class Compiler {
-    private static final List<String> OPTIONS = List.of("-proc:none", "-nowarn", "-Xlint:none", "-g:source,lines", "-implicit:none");
+    private static final List<String> OPTIONS = List.of("-proc:none", "-nowarn", "-Xlint:none", "-g:source,lines", "-implicit:none",
+        "-XDstringConcat=inline");
     private static final long STACK_BYTES = 64L << 20;
 
     private final JavaCompiler javac = ToolProvider.getSystemJavaCompiler();
