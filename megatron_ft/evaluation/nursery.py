@@ -64,12 +64,13 @@ class Forked:
 class Nursery:
     """One box, for one thread: it dies with the thread that made it."""
 
-    def __init__(self, sandbox: Sandbox, box: Box, argv: Sequence[str], half: str) -> None:
+    def __init__(self, sandbox: Sandbox, box: Box, argv: Sequence[str], half: str, *, with_numpy: bool) -> None:
         """Start it; EvaluationError with what it said if it does not come up.
 
         Args:
             argv: the command inside; the number of its socket is appended.
             half: which half of a case its processes are.
+            with_numpy: load it once for all of them.
         """
         self._limits = box.limits
         uid = sandbox.next_uid()
@@ -79,7 +80,7 @@ class Nursery:
             command = sandbox.privileged_command(box, [*argv, str(theirs.fileno())])
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
                                             pass_fds=(theirs.fileno(),), cwd="/", start_new_session=True)
-        setup = {"half": half, "uid": uid, "locked": sandbox.locked, "tmp_bytes": box.limits.file_bytes,
+        setup = {"half": half, "numpy": with_numpy, "uid": uid, "locked": sandbox.locked, "tmp_bytes": box.limits.file_bytes,
                  "filter": seccomp.program(box_stands=True).hex() if sandbox.filtered else "",
                  "mark": MARK.decode(), "limits": resource_limits(box.limits, processes_allowed(box.limits, uid))}
         self._control.settimeout(READY_S)

@@ -37,7 +37,7 @@ def first() -> Sandbox:
 class InBoxes(Python):
     """Python in a box for each process, as the other languages are."""
 
-    def _nursery(self, half: str) -> None:
+    def _nursery(self, half: str, with_numpy: bool = False) -> None:
         return None
 
 

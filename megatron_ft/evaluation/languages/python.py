@@ -88,16 +88,20 @@ class Python(Language):
         return ended.verdict(ended.report == "passed")
 
     def _side(self, half: str, stdin: bytes) -> Side:
-        return Side(self._box, self._argv(half), stdin, self._nursery(half))
+        return Side(self._box, self._argv(half), stdin, self._nursery(half, b"numpy" in stdin))
 
-    def _nursery(self, half: str) -> Nursery | None:
-        """This thread's nursery for one half of a case, alive; None without a sandbox."""
+    def _nursery(self, half: str, with_numpy: bool = False) -> Nursery | None:
+        """This thread's nursery for one half of a case, alive; None without a sandbox.
+
+        With numpy a fork copies and frees twice as many pages, so only texts that name it get one that has loaded it.
+        """
         if self.sandbox.tool == "none":
             return None
-        known = vars(self._mine).get(half)
+        name = f"{half} with numpy" if with_numpy else half
+        known = vars(self._mine).get(name)
         if known is None or not known.alive:
-            known = Nursery(self.sandbox, self._box, self._argv("nursery"), half)
-            setattr(self._mine, half, known)
+            known = Nursery(self.sandbox, self._box, self._argv("nursery"), half, with_numpy=with_numpy)
+            setattr(self._mine, name, known)
         return known
 
     @cached_property

@@ -27,8 +27,6 @@ import socket
 import struct
 import sys
 
-import numpy  # noqa: F401  # for the programs that import it
-
 from . import program, public, tests
 
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
@@ -168,6 +166,8 @@ def main() -> None:
     setup = json.loads(control.recv(ORDER_BYTES))
     if setup["half"] == "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
+    if setup["numpy"]:
+        import numpy  # noqa: F401  # for the programs that import it
     ended = ends()
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
