@@ -47,7 +47,8 @@ def train(setup: Setup, device: Device, *, ending: Ending | None = None, guard: 
         stack.callback(step.release, chunks)
         saver = stack.enter_context(Saver(setup.checkpoints, config.checkpoint, hf_source=setup.base.hf_files,
                                           resumed=progress.step, keeps_best=config.validation.patience > 0))
-        metrics = stack.enter_context(Metrics(config, plan, setup.architecture, place, first_step=progress.step))
+        metrics = stack.enter_context(Metrics(config, plan, setup.architecture, place, first_step=progress.step,
+                                              validates=validation_is_due(setup, progress)))
         watch = spikes.Spikes(Path(config.run.dir), factor=config.log.spike_factor, place=place)
         setup.loader.position, saved = progress.rows, progress
         ending.begin(agreement.totals(ending.told()))

@@ -34,8 +34,14 @@ class Metrics:
     To be entered as a context: leaving it closes the files, and an error that leaves it is noted as an event.
     """
 
-    def __init__(self, config: Config, plan: Plan, architecture: Architecture, place: Place, *, first_step: int) -> None:
-        """Open the run's files; what they hold of steps after `first_step`, which are done again, is taken out."""
+    def __init__(self, config: Config, plan: Plan, architecture: Architecture, place: Place, *, first_step: int,
+                 validates: bool = False) -> None:
+        """Open the run's files; what they hold that is done again is taken out.
+
+        Args:
+            first_step: the steps after it are done again.
+            validates: and so is its validation.
+        """
         self._config, self._plan, self._architecture, self._place = config, plan, architecture, place
         self._interval = throughput.Interval()
         self._stands: dict[str, Any] = {"step": first_step}
@@ -47,7 +53,7 @@ class Metrics:
         self._dir = Path(config.run.dir)
         self._dir.mkdir(parents=True, exist_ok=True)
         before = run_folder.read(self._dir / run_folder.METRICS)
-        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=first_step)
+        kept = run_folder.keep(self._dir / run_folder.METRICS, up_to_step=first_step, validates=validates)
         run_folder.keep(self._dir / run_folder.SPIKES, up_to_step=first_step)
         run_folder.keep(self._dir / run_folder.EVENTS, up_to_step=float("inf"))
         self._trackers = trackers.start(config, first_step=first_step, before=before, kept=kept)

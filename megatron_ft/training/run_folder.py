@@ -77,12 +77,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def keep(path: Path, *, up_to_step: float) -> list[dict[str, Any]]:
+def keep(path: Path, *, up_to_step: float, validates: bool = False) -> list[dict[str, Any]]:
     """Take lines of later steps out of a file, and what is not a whole line; returns the lines that stay.
 
-    A resumed run does the steps after its checkpoint again.
+    A resumed run does the steps after its checkpoint again, and if it `validates` first, as an interruption came before that,
+    also the validation of its checkpoint's step.
     """
-    kept = [line for line in read(path) if line["step"] <= up_to_step]
+    kept = [line for line in read(path) if line["step"] <= up_to_step
+            and not (validates and line["step"] == up_to_step and "valid_loss" in line)]
     if path.exists():
         cli.write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept

@@ -53,11 +53,14 @@ def figures(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
 class TensorBoard:
     """Event files under run.dir/tensorboard."""
 
-    def __init__(self, run_dir: Path, *, first_step: int) -> None:
+    def __init__(self, run_dir: Path, *, first_step: int, kept: list[dict[str, Any]]) -> None:
+        """Open another event file; what earlier ones have from `first_step` on is not shown, but for what was `kept` of it."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an earlier process wrote of steps after first_step is not shown: those are done again.
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
+        for line in kept:
+            if line["step"] == first_step:
+                self.write(line)
 
     def write(self, line: dict[str, Any]) -> None:
         """Take a line of metrics.jsonl."""
@@ -138,7 +141,7 @@ def start(config: Config, *, first_step: int, before: list[dict[str, Any]], kept
     """The trackers that the config asks for; `before` and `kept` as in WandB."""
     trackers: list[Tracker] = []
     if config.log.tensorboard:
-        trackers.append(TensorBoard(Path(config.run.dir), first_step=first_step))
+        trackers.append(TensorBoard(Path(config.run.dir), first_step=first_step, kept=kept))
     if config.log.wandb_project:
         trackers.append(WandB(config, before=before, kept=kept))
     return trackers

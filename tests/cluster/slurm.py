@@ -54,6 +54,8 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 # The rest makes it quick: jobs are scheduled at once.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 MinJobAge=3600
@@ -133,7 +135,7 @@ class Cluster:
 
     def is_idle(self) -> bool:
         """Whether every node waits for work."""
-        return self._ask("sinfo", "--noheader", "--Node", "--format=%N %T").split() == [
+        return self._ask("sinfo", "--noheader", "--partition=cpu", "--Node", "--format=%N %T").split() == [
             word for node in self.nodes for word in (node, "idle")]
 
     def power_off(self, node: str) -> None:
@@ -247,7 +249,8 @@ def _configure(folder: Path, names: Sequence[str], cpus: int, network: Network |
     for name, port in zip(names, ports[1:], strict=True):
         place = f"NodeAddr={network.addresses[name]}" if network else f"NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}"
         text += f"NodeName={name} {place} CPUs={cpus} RealMemory=65536 Gres=gpu:{GPUS}\n"
-    text += "PartitionName=cpu Nodes=ALL Default=YES State=UP MaxTime=INFINITE\n"
+    text += "PartitionName=cpu Nodes=ALL Default=YES State=UP MaxTime=INFINITE PriorityTier=1 GraceTime=60\n"
+    text += "PartitionName=urgent Nodes=ALL State=UP MaxTime=INFINITE PriorityTier=2\n"
     (folder / "slurm.conf").write_text(text)
     for number in range(GPUS):
         (folder / f"gpu{number}").symlink_to(os.devnull)

@@ -175,29 +175,37 @@ def test_a_job_that_is_interrupted_in_every_way_ends_as_if_it_had_not_been(user,
     ended, resumed = user.events("end")[-1]["step"], user.events("resume")[-1]["step"]
     assert ended == resumed == HELD_AFTER + 1, "no step is lost"
 
-    # Somebody, or preemption, puts it back into the queue.
+    # Somebody puts it back into the queue.
     user.cluster.run("scontrol", "requeue", job)
     user.cluster.start_again(job)
 
+    # A job that comes first takes its nodes: it has the minute of the partition's GraceTime.
+    user.held(job, 3)
+    urgent = user.cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap", "true", cwd=user.folder)
+    user.is_queued_again(job)
+    assert user.cluster.wait(urgent) == {"": "COMPLETED"}
+    user.cluster.start_again(job)
+
     # A rank is killed, as the kernel does when memory runs out.
-    os.kill(user.held(job, 3)[3], signal.SIGKILL)
+    os.kill(user.held(job, 4)[3], signal.SIGKILL)
+    assert user.events("end")[-1]["step"] == user.events("resume")[-1]["step"], "no step is lost to the urgent job"
     user.is_queued_again(job)
     assert "rank 0 (host" in user.log(job) and "ended because rank 3 (host" in user.log(job)
     user.cluster.start_again(job)
 
     # A node dies, with two ranks on it: SLURM ends the job and queues it again.
-    user.held(job, 4)
+    user.held(job, 5)
     user.cluster.power_off("node1")
     user.is_queued_again(job)
     assert user.state(dependent) == "PENDING"
     user.cluster.power_on("node1")
     user.cluster.start_again(job)
-    user.held(job, 5)
+    user.held(job, 6)
     assert "done; the model is in" not in user.log(job)
-    (user.folder / "gate-5").touch()
+    (user.folder / "gate-6").touch()
     user.expect(job, "COMPLETED")
     user.expect(dependent, "COMPLETED")
-    assert user.cluster.tasks(job)[""]["Restarts"] == "4"
+    assert user.cluster.tasks(job)[""]["Restarts"] == "5"
     same_curves(user.metrics(), whole)
     assert checkpoint_layout.find(user.folder / "my run" / "checkpoints").name == f"iter_{STEPS:07d}"
 

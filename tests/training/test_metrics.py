@@ -187,6 +187,24 @@ def test_files_that_a_kill_cut_off_are_read_and_go_on(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
+def test_a_validation_that_is_done_again_replaces_the_one_before_it(tmp_path):
+    """As after a run that was told to end before the validation of its last step, and was then killed after it."""
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 2, "loss": 5.0}, {"step": 4, "loss": 4.0}, {"step": 4, "valid_loss": 4.5}, {"step": 5, "loss": 3.0}]
+    first = trackers.TensorBoard(tmp_path, first_step=0, kept=[])
+    for row in rows:
+        run_folder.append(path, row)
+        first.write(row)
+    first.close()
+    kept = run_folder.keep(path, up_to_step=4, validates=True)
+    assert [(line["step"], "valid_loss" in line) for line in kept] == [(2, False), (4, False)]
+    second = trackers.TensorBoard(tmp_path, first_step=4, kept=kept)
+    second.write({"step": 4, "valid_loss": 4.25})
+    second.close()
+    assert scalars(tmp_path / "tensorboard") == {"train/loss": {2: 5.0, 4: 4.0}, "validation/loss": {4: 4.25}}
+    assert len(run_folder.keep(path, up_to_step=4)) == 2
+
+
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """Name -> step -> value, as TensorBoard shows it; a step that is there twice fails."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
