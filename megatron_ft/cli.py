@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ EXIT_INTERRUPTED = 130
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 """Errors of disks and permissions: no fault of ours, and no traceback says more than their own words."""
+LOCK_ATTEMPTS, LOCK_PAUSE_S = 25, 0.2
 WITHOUT_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 """How file systems say that they have no locks (Lustre without its option, some network file systems)."""
 
@@ -73,15 +75,23 @@ def require_absent(path: str | Path, *, option: str) -> Path:
 
 
 def hold(lock: IO, output: Path) -> None:
-    """Keep other processes from writing an output, as long as its lock's file is open; ConfigError while one does."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"--output: another process is writing {output}; wait for it, or name another path") from None
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
-        log.get().warning(f"{output}: this file system has no locks, so nothing stops a second process from writing the same")
+    """Keep other processes from writing an output, as long as its lock's file is open; ConfigError while one does.
+
+    The workers of a process that was killed have its lock until they see that it is gone, so it is asked for some times.
+    """
+    for left in reversed(range(LOCK_ATTEMPTS)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not left:
+                raise ConfigError(f"--output: another process is writing {output}; wait for it, or name another path") from None
+            time.sleep(LOCK_PAUSE_S)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            log.get().warning(f"{output}: this file system has no locks, so nothing stops a second process from writing the same")
+            return
 
 
 @contextlib.contextmanager

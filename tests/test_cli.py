@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import subprocess
 
 import pytest
 
@@ -14,6 +15,18 @@ def test_an_output_is_held_by_one_process_at_a_time(tmp_path):
         cli.hold(first, tmp_path / "out")
         with pytest.raises(ConfigError, match="--output: another process is writing .*/out; wait for it, or name another path"):
             cli.hold(second, tmp_path / "out")
+
+
+def test_the_workers_of_a_killed_process_are_waited_for(tmp_path):
+    """They share its lock, and end a moment after it: who submits the same again must not find it taken."""
+    with open(tmp_path / "lock", "w") as first, open(tmp_path / "lock", "w") as second:
+        cli.hold(first, tmp_path / "out")
+        worker = subprocess.Popen(["sleep", "1"], pass_fds=[first.fileno()])
+        first.close()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cli.hold(second, tmp_path / "out")
+        assert worker.wait() == 0
 
 
 @pytest.mark.parametrize("code", sorted(cli.WITHOUT_LOCKS), ids=errno.errorcode.get)
