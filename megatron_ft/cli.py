@@ -90,7 +90,8 @@ def hold(lock: IO, output: Path) -> None:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            log.get().warning(f"{output}: this file system has no locks, so nothing stops a second process from writing the same")
+            log.get().warning(f"{output}: this file system has no locks, so nothing stops a second process from writing "
+                              "the same")
             return
 
 
