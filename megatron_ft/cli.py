@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 """Errors of disks and permissions: no fault of ours, and no traceback says more than their own words."""
-LOCK_ATTEMPTS, LOCK_PAUSE_S = 25, 0.2
+LOCK_ATTEMPTS, LOCK_PAUSE_S = 25, 0.2  # five seconds; workers of ours end within one
 WITHOUT_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 """How file systems say that they have no locks (Lustre without its option, some network file systems)."""
 

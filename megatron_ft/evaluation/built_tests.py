@@ -13,10 +13,10 @@ import tempfile
 import time
 import zlib
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from megatron_ft.evaluation import toolchain_cache
+from megatron_ft.evaluation.toolchain_cache import digest
 
 KEPT_S = 30 * 24 * 3600
 """How long the tests of another toolchain are kept after their last use."""
@@ -33,7 +33,7 @@ class BuiltTests:
         """
         key = chr(0).join([*made_by, *platform.libc_ver(), platform.machine()])
         self._language = language
-        self.folder = toolchain_cache.root() / "tests" / f"{language}-{_digest(key)[:16]}"
+        self.folder = toolchain_cache.root() / "tests" / f"{language}-{digest(key)[:16]}"
         with contextlib.suppress(OSError):
             os.utime(self.folder)
 
@@ -60,13 +60,9 @@ class BuiltTests:
                 raise
 
     def _place(self, source: str) -> Path:
-        return self.folder / _digest(source)
+        return self.folder / digest(source)
 
     def _forget_others(self) -> None:
         for other in self.folder.parent.glob(f"{self._language}-*"):
             if time.time() - other.stat().st_mtime > KEPT_S:
                 shutil.rmtree(other, ignore_errors=True)
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

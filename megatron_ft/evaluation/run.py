@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from hashlib import sha256
 
 from megatron_ft import cli, log
 from megatron_ft.data import templates
@@ -35,6 +34,7 @@ from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.scenarios import DESCRIBED
 from megatron_ft.evaluation.settings import Settings
 from megatron_ft.evaluation.shards import Shard
+from megatron_ft.evaluation.toolchain_cache import digest
 from megatron_ft.evaluation.verdict import Verdict
 from megatron_ft.evaluation.verdict_cache import Circumstances, VerdictCache
 
@@ -171,7 +171,7 @@ def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str,
     """Keep a verdict on every program that has none; one on another text than the sample has now is none."""
     attempts = [Attempt(each.task, each.sample, folder.samples[each.key]["program"]) for each in wanted
                 if each.task.scenario != DESCRIBED]
-    shas = {(attempt.task.problem.task_id, attempt.task.scenario, attempt.sample): program_sha256(attempt.program)
+    shas = {(attempt.task.problem.task_id, attempt.task.scenario, attempt.sample): digest(attempt.program)
             for attempt in attempts}
 
     def keep(attempt: Attempt, verdict: Verdict) -> None:
@@ -186,8 +186,3 @@ def judge_all(settings: Settings, wanted: Sequence[Wanted], judges: Mapping[str,
     finally:
         for cache in caches.values():
             cache.close()
-
-
-def program_sha256(program: str) -> str:
-    """What a verdict says which program it is about."""
-    return sha256(program.encode("utf-8", "surrogatepass")).hexdigest()

@@ -19,6 +19,11 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megatron_ft"
 
 
+def digest(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal digits; a model's text may hold half a character."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def cached_folder(name: str, key: Sequence[str], make: Callable[[Path], None]) -> Path:
     """The folder that `make` fills, made once for a name and a key; processes that make it at the same time agree on one.
 
@@ -27,7 +32,7 @@ def cached_folder(name: str, key: Sequence[str], make: Callable[[Path], None]) -
         key: everything that its content depends on: versions, options, the text of our own sources.
         make: fills an empty folder; what it raises is raised, and nothing stays.
     """
-    place = root() / "toolchains" / f"{name}-{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:16]}"
+    place = root() / "toolchains" / f"{name}-{digest(chr(0).join(key))[:16]}"
     if place.is_dir():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)

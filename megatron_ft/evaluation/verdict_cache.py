@@ -28,6 +28,7 @@ from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.case import MEMORY_SHORT
 from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.scenarios import Task
+from megatron_ft.evaluation.toolchain_cache import digest
 from megatron_ft.evaluation.verdict import Verdict
 
 VARIABLE = "MEGATRON_FT_VERDICTS"
@@ -50,7 +51,7 @@ class Circumstances:
     def folder(self) -> str:
         """The name of the folder of these verdicts."""
         told = [self.language, self.mode, sorted(self.toolchain.items()), repr(self.sandbox), self.timeout_s, own_digest()]
-        return f"{self.language}-{self.mode}-{_digest(json.dumps(told))[:16]}"
+        return f"{self.language}-{self.mode}-{digest(json.dumps(told))[:16]}"
 
 
 class VerdictCache:
@@ -105,23 +106,19 @@ def key(task: Task, program: str) -> str:
 
     A problem's tests are the same in every scenario; what stands before a program's own text may not be.
     """
-    return _digest("\0".join((_of_problem(task.problem), _digest(task.base), _digest(program))))
+    return digest("\0".join((_of_problem(task.problem), digest(task.base), digest(program))))
 
 
 @cache
 def _of_problem(problem: Problem) -> str:
-    return _digest(repr(problem))
+    return digest(repr(problem))
 
 
 @cache
 def own_digest() -> str:
     """Of all that the evaluator consists of."""
     files = sorted(path for path in EVALUATOR.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return _digest("\0".join(f"{path.relative_to(EVALUATOR)}\0{sha256(path.read_bytes()).hexdigest()}" for path in files))
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest("\0".join(f"{path.relative_to(EVALUATOR)}\0{sha256(path.read_bytes()).hexdigest()}" for path in files))
 
 
 def _read(folder: Path) -> Iterator[tuple[str, Verdict]]:

@@ -5,19 +5,17 @@ The function doubles a number. What is a language's own is in its own tests.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from megatron_ft.evaluation import sandbox
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.languages.base import Language
-from megatron_ft.evaluation.languages.compiled import Compiled
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits
 from tests.evaluation import cpp_problems, go_problems, java_problems, js_problems, rust_problems
 from tests.evaluation.conftest import sandbox_or_skip
+from tests.evaluation.hostile.together import limited
 from tests.evaluation.problems import make_problem
 
 LIMITS = Limits(cpu_s=5, wall_s=60)
@@ -137,15 +135,6 @@ OF: Mapping[str, Programs] = {
 }
 
 
-def limited(judge: Language, limits: Limits) -> Language:
-    """The same judge with other limits; where it is one that compiles, with the tests that it has compiled."""
-    if not isinstance(judge, Compiled):
-        return type(judge)(judge.sandbox, limits)
-    same = copy.copy(judge)
-    same.limits = limits
-    return same
-
-
 def hurried(judge: Language) -> Language:
     """The same judge with as little time as its start leaves."""
-    return limited(judge, replace(judge.limits, cpu_s=2 if judge.name == "java" else 1, wall_s=6))
+    return limited(judge, cpu_s=2 if judge.name == "java" else 1, wall_s=6)

@@ -83,3 +83,10 @@ def test_a_later_run_builds_only_programs(judges: Callable[[str], Language], mon
     assert later.judge(problem, "", own.right).passed
     assert later.judge(problem, "", own.wrong[0]).status == "failed"
     assert sorted(built) == ["program", "program", "program", "tests"]
+
+
+def test_without_a_sandbox_none_are_used(judges: Callable[[str], Language]) -> None:
+    """A program could have written them."""
+    go = judges("go")
+    assert go._built_tests is not None
+    assert type(go)(replace(go.sandbox, tool="none"))._built_tests is None

@@ -10,7 +10,7 @@ from megatron_ft.evaluation.languages.cpp import Cpp
 from megatron_ft.evaluation.verdict import Verdict
 from tests.evaluation import cpp_problems
 from tests.evaluation.cpp_problems import DOUBLE, cpp_or_skip, problem
-from tests.evaluation.hostile.together import judged, limited
+from tests.evaluation.hostile.together import all_judged
 
 LIMITS = replace(cpp_problems.LIMITS, cpu_s=10, wall_s=120)
 
@@ -72,10 +72,8 @@ def answering(data: bytes) -> str:
 @pytest.fixture(scope="module")
 def verdicts(cpp: Cpp) -> dict[str, Verdict]:
     """What all of them get."""
-    hurried = limited(cpp, cpu_s=1, wall_s=2)
     texts = {kind: text for kind, (text, _) in HOSTILE.items()} | {kind: answering(data) for kind, (data, _) in ANSWERS.items()}
-    programs = {kind: (hurried if "timeout" in STATUSES[kind] else cpp, text) for kind, text in texts.items()}
-    return judged(programs, lambda judge, text: judge.judge(DOUBLE, "", text))
+    return all_judged(cpp, DOUBLE, texts, STATUSES)
 
 
 @pytest.mark.parametrize("kind", STATUSES)

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import benchmark, languages
 from megatron_ft.evaluation.languages.base import Language
 from tests.evaluation import cpp_problems, go_problems, java_problems, js_problems, rust_problems
-from tests.evaluation.judges import OF, Programs, hurried, limited
+from tests.evaluation.hostile.together import limited
+from tests.evaluation.judges import OF, Programs, hurried
 from tests.evaluation.problems import make_problem
 
 
@@ -204,7 +204,7 @@ def test_solutions_of_humanevalpack_pass_and_buggy_ones_fail(judges: Callable[[s
                                                              name: str) -> None:
     """On both bases; MEGATRON_FT_SWEEP=all takes every problem."""
     known = judges(name)
-    judge = limited(known, replace(known.limits, cpu_s=max(4, known.limits.cpu_s)))  # CPP/137's bug never ends
+    judge = limited(known, cpu_s=max(4, known.limits.cpu_s))  # CPP/137's bug never ends
     wrong = []
     for number, row in enumerate(benchmark.read(humanevalpack.with_name(f"{name}.jsonl")).problems):
         if number not in SPREAD[name] and os.environ.get("MEGATRON_FT_SWEEP") != "all":

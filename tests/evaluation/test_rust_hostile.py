@@ -9,7 +9,7 @@ import pytest
 from megatron_ft.evaluation.languages.rust import Rust
 from megatron_ft.evaluation.verdict import Verdict
 from tests.evaluation import rust_problems
-from tests.evaluation.hostile.together import judged, limited
+from tests.evaluation.hostile.together import all_judged
 from tests.evaluation.rust_problems import TWICE, rust_or_skip
 
 LIMITS = replace(rust_problems.LIMITS, cpu_s=10, wall_s=120)
@@ -72,10 +72,8 @@ def answering(data: bytes) -> str:
 @pytest.fixture(scope="module")
 def verdicts(rust: Rust) -> dict[str, Verdict]:
     """What all of them get."""
-    hurried = limited(rust, cpu_s=1, wall_s=2)
     texts = {kind: text for kind, (text, _) in HOSTILE.items()} | {kind: answering(data) for kind, (data, _) in ANSWERS.items()}
-    programs = {kind: (hurried if "timeout" in STATUSES[kind] else rust, text) for kind, text in texts.items()}
-    return judged(programs, lambda judge, text: judge.judge(TWICE, "", text))
+    return all_judged(rust, TWICE, texts, STATUSES)
 
 
 @pytest.mark.parametrize("kind", STATUSES)

@@ -36,7 +36,7 @@ OLDEST = 17
 # The first tier of its compiler and its smallest collector: a program's tests run for a tenth of a second.
 OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2", "-Xshare:auto")
 MANIFEST = "Main-Class: megatron_ft.Start\nAdd-Opens: java.base/java.io\n"
-CONCATENATED = "-XDstringConcat=inline"  # or the first `+` of two texts links itself when it runs, for a tenth of a start
+CONCATENATED = "-XDstringConcat=inline"  # or the first `+` of two texts links itself when it runs
 STACK, COMPILER_HEAP = "-Xss2m", "-Xmx768m"
 IMPORT = re.compile(r"^[ \t]*import\s[^;]+;", re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
