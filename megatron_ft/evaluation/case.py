@@ -22,6 +22,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.nursery import Forked, Nursery
@@ -47,12 +48,27 @@ class Side:
     stdin: bytes = b""
     nursery: Nursery | None = None
     """Forks the process, instead of a box made for it alone."""
+    executable: Path | None = None
+    """What is executed, with `argv` as its words."""
+    data: Path | None = None
+    """A file whose descriptor comes before the others."""
+    hello: bytes = b""
+    """Written to the last descriptor before the process can: that the box stands."""
 
-    def started(self, sandbox: Sandbox, descriptors: Sequence[int]) -> contextlib.AbstractContextManager[Running | Forked]:
+    @contextlib.contextmanager
+    def started(self, sandbox: Sandbox, descriptors: Sequence[int]) -> Iterator[Running | Forked]:
         """Run it until the block ends; then every process of it is dead."""
-        if self.nursery is not None:
-            return self.nursery.started(stdin=self.stdin, keep=descriptors)
-        return started(sandbox, self.box, [*self.argv, *map(str, descriptors)], stdin=self.stdin, keep=descriptors)
+        with contextlib.ExitStack() as stack:
+            data = [stack.enter_context(self.data.open("rb")).fileno()] if self.data else []
+            keep = [*data, *descriptors]
+            if self.nursery is not None:
+                yield stack.enter_context(self.nursery.started(self.argv, stdin=self.stdin, keep=keep,
+                                                               executable=self.executable, hello=self.hello))
+                return
+            if self.hello:
+                os.write(keep[-1], self.hello)
+            argv = [str(self.executable), *self.argv[1:]] if self.executable else self.argv
+            yield stack.enter_context(started(sandbox, self.box, [*argv, *map(str, keep)], stdin=self.stdin, keep=keep))
 
 
 @dataclass

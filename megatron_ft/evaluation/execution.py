@@ -61,6 +61,9 @@ def execute(attempts: Sequence[Attempt], judges: Mapping[str, Judge], *, workers
     before = f", {cached} of them judged in earlier runs" if cached else ""
     log.get().info(f"{len(attempts)} samples are {len(distinct)} distinct programs{before}; {workers} run at a time")
 
+    for language, known_judge in judges.items():
+        known_judge.expect([attempt.task for attempt in attempts if attempt.task.language == language])
+
     def judge(attempt: Attempt) -> Verdict:
         verdict = judges[attempt.task.language].judge(attempt.task, attempt.program)
         if attempt.task.language in caches:

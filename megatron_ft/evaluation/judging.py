@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -43,6 +44,10 @@ class Judge(abc.ABC):
     def description(self, asked: Task, answer: str) -> str:
         """What is handed on of an answer to explaindescribe."""
 
+    @abc.abstractmethod
+    def expect(self, asked: Sequence[Task]) -> None:
+        """Say which tasks' programs will be judged."""
+
     def judge(self, asked: Task, program: str) -> Verdict:
         """Run a program against the tests of its problem; where it has base tests, against these first.
 
@@ -68,6 +73,10 @@ class FixedJudge(Judge):
 
     strict = True
 
+    def expect(self, asked: Sequence[Task]) -> None:
+        """Have the tests of their problems built together."""
+        self.language.expect([task.problem for task in asked])
+
     def _is_complete(self, asked: Task, answer: str) -> bool:
         if asked.problem.written_anew:
             return whole_answers.is_complete(answer, asked.problem.entry_point)
@@ -92,6 +101,9 @@ class PublicJudge(Judge):
     """The public harness's rules and verdicts, in a box."""
 
     strict = False
+
+    def expect(self, asked: Sequence[Task]) -> None:
+        """Nothing: every program is compiled with its tests in one file."""
 
     def _is_complete(self, asked: Task, answer: str) -> bool:
         if asked.public:

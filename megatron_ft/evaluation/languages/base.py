@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import ClassVar
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built
+from megatron_ft.evaluation.nursery import Nurseries
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
 from megatron_ft.evaluation.verdict import Verdict
 
@@ -26,6 +28,7 @@ class Language(abc.ABC):
 
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
         self.sandbox = sandbox
+        self.nurseries = Nurseries(sandbox)
         self.limits = limits or self.default_limits
         self.slowness = 1.0
         """How many times longer this machine takes than that on which the limits of what is not a program's run were chosen."""
@@ -50,6 +53,9 @@ class Language(abc.ABC):
 
         Raises EvaluationError, saying what to install, when programs cannot be judged here.
         """
+
+    def expect(self, problems: Sequence[Problem]) -> None:  # noqa: B027  # most languages do nothing with it
+        """Say which problems' programs will be judged: there may be work that is done for many of them at once."""
 
     @abc.abstractmethod
     def judge(self, problem: Problem, base: str, program: str) -> Verdict:

@@ -1,7 +1,8 @@
 """A language whose programs are compiled: the program and the tests of its problem are built apart, then judged.
 
-The tests' half is built once for a problem, however many programs it judges, and kept for later runs. Each half is one source
-text for the compiler's stdin and one artifact, which its box shows read-only under `ARTIFACT`.
+The tests' half is built once for a problem, however many programs it judges, and kept for later runs; where a language can,
+those of several problems at once (`built_tests`). Each half is one source text for the compiler's stdin and one artifact, which
+lies under no name in the box that runs it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import abc
 import shlex
 import shutil
 import tempfile
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +23,16 @@ from megatron_ft.evaluation.build import Built, build
 from megatron_ft.evaluation.built_tests import BuiltTests
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.languages.tests_builder import TestsBuilder
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
 from megatron_ft.evaluation.verdict import Verdict
 
 ARTIFACT = "/box/artifact"
+BUILD = "build"
 PROGRAM_BYTES = 2**20
+HELLO = {"program": b"\x01\0\0\0!", "tests": b""}
+"""What goes to the tests before a program's own code can run, which may be before its main: the wire's message `!`. Tests say
+themselves that their box stands."""
 
 
 def linker() -> str:
@@ -45,8 +49,7 @@ class Compiled(Language):
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
         super().__init__(sandbox, limits)
         self._folder = tempfile.TemporaryDirectory(prefix="megatron_ft-build-")
-        self._tests: dict[Problem, Future[Path]] = {}
-        self._lock = threading.Lock()
+        self._tests = TestsBuilder(self._build_tests)
 
     def slow_down(self, slowness: float) -> None:
         """Give a compiler as much longer as a program."""
@@ -62,38 +65,53 @@ class Compiled(Language):
     def tests_source(self, problem: Problem) -> str:
         """The source of the tests' half: functions that call the program's, the problem's helpers, and its tests."""
 
+    def goes_with_others(self, problem: Problem) -> bool:  # noqa: ARG002
+        """Whether a problem's tests can be built together with others, which must not change what they do."""
+        return False
+
+    def tests_together(self, problems: Sequence[Problem]) -> str:
+        """The source of the tests' halves of several problems, of which all go with others.
+
+        The first word that the artifact gets is the number of the problem whose tests it is to run.
+        """
+        raise NotImplementedError(f"{type(self).__name__} builds no tests together, of {len(problems)} problems or any")
+
     @abc.abstractmethod
     def build_box(self) -> Box:
         """Where sources are compiled."""
 
     @abc.abstractmethod
     def build_script(self, half: str) -> str:
-        """The shell script that compiles stdin to stdout; half is "program" or "tests"."""
+        """The shell script that compiles stdin to stdout; half is "program", "tests", or "together" for those of several."""
 
     @abc.abstractmethod
     def built_with(self) -> Path:
         """The folder of what is built once, whose name is another with another toolchain."""
 
     @abc.abstractmethod
-    def run_box(self, artifact: Path) -> Box:
-        """Where an artifact runs; it is shown as ARTIFACT."""
+    def run_box(self) -> Box:
+        """Where an artifact runs."""
 
     @abc.abstractmethod
-    def argv(self, half: str) -> Sequence[str]:
-        """The command that runs ARTIFACT; descriptors are appended to it."""
+    def side(self, half: str, artifact: Path) -> Side:
+        """What runs an artifact in the `run_box`."""
+
+    def expect(self, problems: Sequence[Problem]) -> None:
+        """Build the tests of these problems together, once the first of them are needed."""
+        self._tests.expect([problem for problem in problems if self.goes_with_others(problem)])
 
     def judge(self, problem: Problem, base: str, program: str) -> Verdict:
         """Build the program, and the tests if they are not, and run them against each other."""
         if len(program.encode("utf-8", "surrogatepass")) > PROGRAM_BYTES:
             return Verdict("refused", f"a program of more than {PROGRAM_BYTES} bytes; at most so many are run", 0.0, "")
-        tests = self._tests_of(problem)
+        tests = self._tests.of(problem)
         built = self._build("program", self.program_source(problem, program))
         if built.status:
             return Verdict(built.status, built.reason, built.seconds, built.output)
         artifact = self._store(built.data)
         try:
             verdict = case.judge(self.sandbox, problem.task_id, lambda: self._side("program", artifact),
-                                 lambda token: self._side("tests", tests, token.encode()))
+                                 lambda token: self._side("tests", tests.artifact, tests.words, token.encode()))
         finally:
             artifact.unlink()
         return Verdict(verdict.status, verdict.reason, round(built.seconds + verdict.seconds, 3), verdict.output)
@@ -103,19 +121,22 @@ class Compiled(Language):
         """Where, and by which script, the one file of the public harness is compiled; as `build_script` otherwise."""
 
     def public_argv(self) -> Sequence[str]:
-        """The command that runs what became of it."""
+        """The command that runs what became of it, which its box shows read-only as ARTIFACT."""
         return [ARTIFACT]
 
     def judge_publicly(self, source: str) -> Verdict:
         """Compile the one file and run it; a pass is exit status 0."""
-        built = build(self.sandbox, *self.public_build(), source.encode("utf-8", "surrogatepass"))
+        box, script = self.public_build()
+        built = build(self.sandbox, box, script, source.encode("utf-8", "surrogatepass"), self.nurseries.get(box, BUILD))
         if built.status:
             return Verdict(built.status, built.reason, built.seconds, built.output)
         artifact = self._store(built.data)
         try:
             # `alone` appends a descriptor, which a program of Rust's tests would take for the name of a test.
             argv = ["/bin/sh", "-c", shlex.join(self._placed(self.public_argv(), artifact))]
-            ended = alone.run(self.sandbox, lambda: Side(self.run_box(artifact), argv))
+            box = self.run_box()
+            box = replace(box, read_only={**box.read_only, str(artifact): ARTIFACT})
+            ended = alone.run(self.sandbox, lambda: Side(box, argv))
         finally:
             artifact.unlink()
         return ended.verdict(ended.status == 0, built.seconds)
@@ -124,29 +145,22 @@ class Compiled(Language):
         """A command as it is without a sandbox, where nothing is shown under another name."""
         return [word.replace(ARTIFACT, str(artifact)) if self.sandbox.tool == "none" else word for word in argv]
 
-    def _side(self, half: str, artifact: Path, stdin: bytes = b"") -> Side:
-        return Side(self.run_box(artifact), self._placed(self.argv(half), artifact), stdin)
+    def _side(self, half: str, artifact: Path, words: Sequence[str] = (), stdin: bytes = b"") -> Side:
+        side = self.side(half, artifact)
+        return replace(side, argv=[*side.argv, *words], stdin=stdin, nursery=self.nurseries.get(side.box, half))
 
-    def _tests_of(self, problem: Problem) -> Path:
-        """The built tests of a problem; threads that ask for the same tests wait for the one that builds them."""
-        with self._lock:
-            mine = problem not in self._tests
-            future = self._tests.setdefault(problem, Future())
-        if mine:
-            try:
-                future.set_result(self._build_tests(problem))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
-
-    def _build_tests(self, problem: Problem) -> Path:
-        source = self.tests_source(problem)
+    def _build_tests(self, problems: Sequence[Problem]) -> Path | None:
+        """The artifact of the tests of a problem, or of several; None where those cannot be built together."""
+        together = len(problems) > 1
+        source = self.tests_together(problems) if together else self.tests_source(problems[0])
         known = self._built_tests.get(source) if self._built_tests else None
         if known is not None:
             return self._store(known)
-        built = self._build("tests", source)
+        built = self._build("together" if together else "tests", source)
+        if built.status and together:  # which one does not compile, or takes too much, is found out one by one
+            return None
         if built.status:
-            raise EvaluationError(f"{problem.task_id}: its tests do not compile ({built.status}: {built.reason}); "
+            raise EvaluationError(f"{problems[0].task_id}: its tests do not compile ({built.status}: {built.reason}); "
                                   f"the compiler said: {built.output}")
         if self._built_tests:
             self._built_tests.put(source, built.data)
@@ -157,10 +171,14 @@ class Compiled(Language):
         """Those of earlier runs; not used without a sandbox, where a program could have written them."""
         if self.sandbox.tool == "none":
             return None
-        return BuiltTests(self.name, [self.built_with().name, self.build_script("tests")])
+        return BuiltTests(self.name, [self.built_with().name, *map(self.build_script, ("tests", "together"))])
 
     def _build(self, half: str, source: str) -> Built:
-        return build(self.sandbox, self.build_box(), self.build_script(half), source.encode("utf-8", "surrogatepass"))
+        return self._compiled(self.build_script(half), source)
+
+    def _compiled(self, script: str, source: str) -> Built:
+        box = self.build_box()
+        return build(self.sandbox, box, script, source.encode("utf-8", "surrogatepass"), self.nurseries.get(box, BUILD))
 
     def _store(self, data: bytes) -> Path:
         """A new file, closed: what is open for writing cannot be executed."""

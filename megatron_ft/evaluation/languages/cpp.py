@@ -18,9 +18,11 @@ from typing import ClassVar
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
-from megatron_ft.evaluation.build import build
+from megatron_ft.evaluation.build import Built, build
+from megatron_ft.evaluation.case import Side
+from megatron_ft.evaluation.languages import cpp_together
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled, linker
+from megatron_ft.evaluation.languages.compiled import HELLO, Compiled, linker
 from megatron_ft.evaluation.languages.declared import split, without_comments
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
@@ -28,7 +30,7 @@ from megatron_ft.evaluation.toolchain_cache import cached_folder
 INSIDE = "/box/cpp"
 SOURCES = Path(__file__).parent / "cpp_inside"
 COMPILE = "g++ -std=c++11 -O0 -w -fmax-errors=5 -fdiagnostics-color=never"
-LIBRARIES = f"-fuse-ld={linker()} -Wl,--as-needed -lssl -lcrypto"
+LIBRARIES = "-Wl,--as-needed -lssl -lcrypto"
 HEADER_BYTES = 512 * 2**20  # a precompiled header takes 45 MB with g++ 12
 PACKAGES = {"g++": "g++", "boost/": "libboost-dev", "openssl/": "libssl-dev", "-lssl": "libssl-dev", "-lcrypto": "libssl-dev"}
 FORWARDER = "megatron_ft_entry"
@@ -92,10 +94,17 @@ class Cpp(Braced, Compiled):
 
         It has a name of its own: CPP/23's tests would else call <cstring>'s strlen, which fits their literals better.
         """
+        return "".join(_tests_in_parts(problem))
+
+    def goes_with_others(self, problem: Problem) -> bool:
+        """If the problem's own text and the tests are functions; variables would be made for each problem's tests."""
         signature = read_signature(problem.signature, problem.task_id)
-        return (f'#line 1 "prompt"\n{_before_entry(problem.prompt, signature)}\n'
-                f'#line 1 "forwarder"\n{_forwarder(signature)}\n#define {signature.name} {FORWARDER}\n'
-                f'#line 1 "tests"\n{problem.test}\n')
+        texts = (_before_entry(problem.prompt, signature), problem.test)
+        return all(map(cpp_together.is_functions_only, texts)) and cpp_together.has_one_main(problem.test)
+
+    def tests_together(self, problems: Sequence[Problem]) -> str:
+        """Their tests in namespaces: most of what one takes is to read the precompiled header, and the linker."""
+        return cpp_together.joined([_tests_in_parts(problem) for problem in problems])
 
     def build_box(self) -> Box:
         """The precompiled header and our objects, beside the system's folders."""
@@ -103,20 +112,29 @@ class Cpp(Braced, Compiled):
 
     def build_script(self, half: str) -> str:
         """Compiles and links one half."""
-        return (f"{COMPILE} -include {self._place}/all.hpp -o half -x c++ - -x none {self._place}/{half}.o "
-                f"{LIBRARIES} && cat half")
+        ours = "program.o" if half == "program" else "tests.o"
+        return (f"{COMPILE} -include {self._place}/all.hpp -o half -x c++ - -x none {self._place}/{ours} "
+                f"-fuse-ld={linker()} $LIBRARIES && cat half")
+
+    def _compiled(self, script: str, source: str) -> Built:
+        """As for any language; OpenSSL takes the linker half as long as all else, so only what misses it gets it."""
+        if "openssl" not in source:
+            built = super()._compiled(script, source)
+            if not built.status or "undefined reference" not in built.output:
+                return built
+        return super()._compiled(f"LIBRARIES='{LIBRARIES}'; {script}", source)
 
     def built_with(self) -> Path:
         """Our half of the wire, built once."""
         return self._inside
 
-    def run_box(self, artifact: Path) -> Box:
-        """The artifact, and what starts it."""
-        return Box({str(artifact): ARTIFACT, str(self._inside / "start"): f"{self._place}/start"}, limits=self.limits)
+    def run_box(self) -> Box:
+        """The system's folders, which have the libraries."""
+        return Box(limits=self.limits)
 
-    def argv(self, half: str) -> Sequence[str]:
-        """Tests say themselves that their box stands; for a program another says it."""
-        return [f"{self._place}/start", ARTIFACT] if half == "program" else [ARTIFACT]
+    def side(self, half: str, artifact: Path) -> Side:
+        """The artifact is the program."""
+        return Side(self.run_box(), [half], executable=artifact, hello=HELLO[half])
 
     def public_build(self) -> tuple[Box, str]:
         """The public harness's command."""
@@ -138,7 +156,6 @@ class Cpp(Braced, Compiled):
             "all.hpp.gch": "{compile} -x c++-header {place}/all.hpp",
             "program.o": "{compile} -O1 -r -nostdlib {shared} {place}/program.cpp",
             "tests.o": "{compile} -O1 -r -nostdlib {shared} {place}/tests.cpp",
-            "start": "gcc -O1 -w {place}/start.c",
         }
         for path in _sources():
             shutil.copy(path, folder / path.name)
@@ -171,6 +188,14 @@ Parameter(type='vector<int>&', name='v')))
     return Signature(found[1].strip(), found[2], tuple(Parameter(part[1].strip(), part[2]) for part in parameters))
 
 
+def _tests_in_parts(problem: Problem) -> tuple[str, str, str]:
+    """What stands before the tests, the tests, and what stands behind them."""
+    signature = read_signature(problem.signature, problem.task_id)
+    before = (f'#line 1 "prompt"\n{_before_entry(problem.prompt, signature)}\n'
+              f'#line 1 "forwarder"\n{_forwarder(signature)}\n#define {signature.name} {FORWARDER}\n#line 1 "tests"\n')
+    return before, f"{problem.test}\n", f"#undef {signature.name}\n"
+
+
 def _before_entry(prompt: str, signature: Signature) -> str:
     """The includes and helpers that stand before the entry point in the problem's own text."""
     result = r"\s*".join(map(re.escape, signature.result.split()))
@@ -190,7 +215,7 @@ def _forwarder(signature: Signature) -> str:
 
 
 def _sources() -> list[Path]:
-    return sorted(path for path in SOURCES.iterdir() if path.suffix in (".hpp", ".cpp", ".c"))
+    return sorted(path for path in SOURCES.iterdir() if path.suffix in (".hpp", ".cpp"))
 
 
 def _version() -> str:

@@ -17,6 +17,15 @@ def without_comments(text: str) -> str:
     return COMMENT_OR_STRING.sub(lambda found: re.sub(r"[^\n]", " ", found[1]) if found[1] else found[0], text)
 
 
+def without_comments_and_strings(text: str) -> str:
+    """The same with spaces for what stands in quotes, too.
+
+    >>> without_comments_and_strings('f("{"); // f(1)')
+    'f(   );        '
+    """
+    return COMMENT_OR_STRING.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+
+
 def split(parameters: str) -> list[str]:
     """The parts between those commas that are in no bracket; an empty part is left out.
 

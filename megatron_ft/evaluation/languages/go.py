@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import struct
@@ -23,8 +24,9 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built
+from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
+from megatron_ft.evaluation.languages.compiled import Compiled
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
 
@@ -33,6 +35,7 @@ SOURCES = Path(__file__).parent / "go_inside"
 DEBIAN_PACKAGES = "/usr/share/gocode"
 TESTIFY = "github.com/stretchr/testify"
 OLDEST = (1, 19)
+RUNS_BY_ITSELF = re.compile(r"^(?:var\b|func\s+init\s*\()", re.MULTILINE)
 PUBLIC, PUBLIC_BYTES = "/box/cache", 512 * 2**20
 VETTED = "-atomic -bool -buildtags -errorsas -ifaceassert -nilfunc -printf -stringintconv"  # what `go test` checks
 # The same on every machine: with many cores the threads of its runtime alone would be more than a box may have.
@@ -67,6 +70,14 @@ class Go(Braced, Compiled):
         return json.dumps({"Entry": problem.entry_point, "Prompt": problem.prompt, "Setup": problem.test_setup,
                            "Tests": problem.test})
 
+    def goes_with_others(self, problem: Problem) -> bool:
+        """Not where something runs that is not called: variables of the package, and init."""
+        return not RUNS_BY_ITSELF.search("\n".join((problem.prompt, problem.test_setup, problem.test)))
+
+    def tests_together(self, problems: Sequence[Problem]) -> str:
+        """What `prepare` makes packages of: most of what a problem's tests take is the linker."""
+        return f"[{','.join(map(self.tests_source, problems))}]"
+
     def build_box(self) -> Box:
         """The compiler, the linker and all archives; no source but what comes in on stdin."""
         return Box({str(self._toolchain): INSIDE}, {**ENVIRONMENT, "GOGC": "off"}, self.build_limits)
@@ -74,11 +85,14 @@ class Go(Braced, Compiled):
     def build_script(self, half: str) -> str:
         """Prepare, compile, link; the paths in the tables of archives are relative to the toolchain's folder."""
         toolchain = self._toolchain if self.sandbox.tool == "none" else INSIDE
-        return (f"made=$(mktemp -d) && trap 'rm -r $made' EXIT && cd {shlex.quote(str(toolchain))} && "
-                f"./prepare {half}.compile >$made/main.go && "
-                f"./compile -p main -complete -c=2 -dwarf=false -trimpath $made -importcfg {half}.compile "
-                "-o $made/main.a $made/main.go >&2 && "
-                f"./link -s -w -buildmode=exe -importcfg {half}.link -o $made/main $made/main.a >&2 && cat $made/main")
+        compiled = "./compile -p $name -complete -c=2 -dwarf=false -trimpath $made -o $made/$name.a"
+        prepared, table = f"./prepare {half}.compile >$made/main.go", half
+        if half == "together":
+            each = f"name=${{file##*/}}; name=${{name%.go}}; {compiled} -importcfg tests.compile $file >&2 || exit 1"
+            prepared, table = f"./prepare tests.compile $made && for file in $made/p*.go; do {each}; done", "$made/table"
+        return (f"made=$PWD && cd {shlex.quote(str(toolchain))} && {prepared} && "
+                f"name=main && {compiled} -importcfg {table}.compile $made/main.go >&2 && "
+                f"./link -s -w -buildmode=exe -importcfg {table}.link -o $made/main $made/main.a >&2 && cat $made/main")
 
     def _build(self, half: str, source: str) -> Built:
         """As for any language, but a program that cannot even be loaded is refused: it would look like a broken box."""
@@ -92,13 +106,13 @@ class Go(Braced, Compiled):
         """Our half of the wire, built once."""
         return self._toolchain
 
-    def run_box(self, artifact: Path) -> Box:
-        """The artifact alone."""
-        return Box({str(artifact): ARTIFACT}, ENVIRONMENT, self.limits)
+    def run_box(self) -> Box:
+        """Nothing but the system's folders: an artifact needs none."""
+        return Box({}, ENVIRONMENT, self.limits)
 
-    def argv(self, half: str) -> Sequence[str]:
+    def side(self, half: str, artifact: Path) -> Side:
         """The artifact is the program."""
-        return [ARTIFACT]
+        return Side(self.run_box(), [half], executable=artifact)
 
     def public_build(self) -> tuple[Box, str]:
         """What `go test` does: some checks of `go vet`, then the tests."""

@@ -24,6 +24,7 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built, build
+from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled
 from megatron_ft.evaluation.languages.java_compiler import Compilers
@@ -131,13 +132,13 @@ class Java(Braced, Compiled):
         """Our half of the wire, built once."""
         return self._toolchain
 
-    def run_box(self, artifact: Path) -> Box:
-        """The artifact, and our half of the wire."""
-        return self._box({str(self._toolchain): INSIDE, str(artifact): ARTIFACT}, self.limits)
+    def run_box(self) -> Box:
+        """The JDK, and our half of the wire."""
+        return self._box({str(self._toolchain): INSIDE}, self.limits)
 
-    def argv(self, half: str) -> Sequence[str]:
+    def side(self, half: str, artifact: Path) -> Side:
         """Our half of the wire, which loads the artifact."""
-        return [*self._java({"program": "Answer", "tests": "Ask"}[half], self._heap), ARTIFACT]
+        return Side(self.run_box(), self._java({"program": "Answer", "tests": "Ask"}[half], self._heap), data=artifact)
 
     @property
     def _heap(self) -> str:
@@ -246,8 +247,8 @@ class Java(Braced, Compiled):
                   f"{java('Compiler')} program 0 3 <program 3>made.program && "
                   f"{java('Compiler')} tests 0 3 <tests 3>made.tests && "
                   "tail -c +6 made.program >program && tail -c +6 made.tests >tests && "
-                  f"{{ {java('Answer')} program 3 4 3<calls 4>answers >&2 & }} && "
-                  f"echo token | {java('Ask')} tests 3 4 5 4>calls 3<answers 5>report >&2; wait; cat {main}.jsa")
+                  f"{{ {java('Answer')} 6 3 4 3<calls 4>answers 6<program >&2 & }} && "
+                  f"echo token | {java('Ask')} 6 3 4 5 4>calls 3<answers 5>report 6<tests >&2; wait; cat {main}.jsa")
         box = self._box({str(folder): INSIDE}, self.build_limits)
         made = build(self.sandbox, box, script, program + tests)
         if made.data:

@@ -20,7 +20,7 @@ from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.braced import Braced
 from megatron_ft.evaluation.verdict import Verdict
 
-INSIDE = "/box/inside"
+INSIDE = "/box/js"
 NODE = "/box/node"
 PACKAGES = "/box/packages"
 SCRIPTS = Path(__file__).parent / "js_inside"
@@ -65,9 +65,9 @@ class JavaScript(Braced):
         def tests(token: str) -> Side:
             job = {"context": head_of(braces.JS, problem.prompt), "test": problem.test, "token": token,
                    "names": sorted({begun, problem.entry_point})}
-            return Side(self._box, self._argv("tests"), json.dumps(job).encode())
+            return self._side("tests", json.dumps(job).encode())
 
-        return case.judge(self.sandbox, problem.task_id, lambda: Side(self._box, self._argv("program"), source), tests)
+        return case.judge(self.sandbox, problem.task_id, lambda: self._side("program", source), tests)
 
     def judge_publicly(self, source: str) -> Verdict:
         """Run the one file; a pass is that nothing was written, whatever the exit status."""
@@ -121,8 +121,9 @@ class JavaScript(Braced):
         packages = PACKAGES if self._boxed else str(self._packages)
         return Box(shown, {"NODE_PATH": packages}, self.limits)
 
-    def _argv(self, script: str) -> list[str]:
-        return [*self._node_argv(), f"{INSIDE if self._boxed else SCRIPTS}/{script}.js"]
+    def _side(self, half: str, stdin: bytes) -> Side:
+        argv = [*self._node_argv(), f"{INSIDE if self._boxed else SCRIPTS}/{half}.js"]
+        return Side(self._box, argv, stdin, self.nurseries.get(self._box, half))
 
     def _node_argv(self) -> list[str]:
         node = f"{NODE}/bin/{self._node.name}" if self._boxed and not _is_of_system(self._node) else str(self._node)

@@ -20,9 +20,10 @@ from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import braces
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
+from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import ARTIFACT, Compiled, linker
-from megatron_ft.evaluation.languages.rust_halves import source_of_program, source_of_tests
+from megatron_ft.evaluation.languages.compiled import HELLO, Compiled, linker
+from megatron_ft.evaluation.languages.rust_halves import source_of_program, source_of_tests, source_of_tests_together
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
 
@@ -78,6 +79,14 @@ class Rust(Braced, Compiled):
         """The problem's own helpers, a function that calls the program's, and the tests."""
         return source_of_tests(problem)
 
+    def goes_with_others(self, problem: Problem) -> bool:  # noqa: ARG002
+        """Always: nothing of a module runs unless it is called."""
+        return True
+
+    def tests_together(self, problems: Sequence[Problem]) -> str:
+        """Their tests as modules of one crate: most of what one takes is the compiler's start and the linker."""
+        return source_of_tests_together(problems)
+
     def build_box(self) -> Box:
         """The compiler and our crates, beside the system's folders."""
         return Box({**self._toolchain, str(self._inside): self._place}, limits=self.build_limits)
@@ -102,14 +111,13 @@ class Rust(Braced, Compiled):
         """Our half of the wire, built once."""
         return self._inside
 
-    def run_box(self, artifact: Path) -> Box:
-        """The artifact, its standard library, and what starts it."""
-        std = {str(self._std): f"{self._std_place}/{self._std.name}"} if self._std else {}
-        return Box({str(artifact): ARTIFACT, str(self._inside / "start"): f"{self._place}/start", **std}, limits=self.limits)
+    def run_box(self) -> Box:
+        """The standard library, beside the system's folders."""
+        return Box({str(self._std): f"{self._std_place}/{self._std.name}"} if self._std else {}, limits=self.limits)
 
-    def argv(self, half: str) -> Sequence[str]:
-        """Tests say themselves that their box stands; for a program another says it."""
-        return [f"{self._place}/start", ARTIFACT] if half == "program" else [ARTIFACT]
+    def side(self, half: str, artifact: Path) -> Side:
+        """The artifact is the program."""
+        return Side(self.run_box(), [half], executable=artifact, hello=HELLO[half])
 
     @property
     def _place(self) -> str:
@@ -153,7 +161,6 @@ class Rust(Braced, Compiled):
                 for name, (_, _, options) in CRATES.items()]
         jobs += [f"--crate-type rlib --crate-name {name} --edition {edition} {place}/{name.removeprefix('megatron_ft_')}.rs"
                  for name, edition in OURS.items()]
-        jobs.append(f"--edition 2021 {place}/start.rs")
         rustc = self._rustc(f"./{PRELOADED}")
         compiled = " && ".join([f"cc -O1 -shared -fPIC -o {PRELOADED} {place}/exe.c -ldl",
                                 *(f"{rustc} {COMPILE} -C opt-level=1 {job}" for job in jobs)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_ft.errors import EvaluationError
@@ -12,8 +13,8 @@ from megatron_ft.evaluation.languages.declared import closing_brace, split, with
 CRATE = "#![no_main]#![allow(warnings)]"
 NUMBER = re.compile(r"\b(?:[iu](?:8|16|32|64|128|size)|f32|f64)\b")
 TEST = re.compile(r"#\[test\]((?:\s|//[^\n]*\n|/\*.*?\*/|#\[[^\]]*\])*)(?:pub\s+)?fn\s+(\w+)", re.DOTALL)
-MAIN = ("    #[no_mangle] pub extern \"C\" fn main(_: ::std::os::raw::c_int, argv: *const *const ::std::os::raw::c_char) "
-        "-> ::std::os::raw::c_int {")
+ARGV = "argv: *const *const ::std::os::raw::c_char"
+MAIN = f'    #[no_mangle] pub extern "C" fn main(_: ::std::os::raw::c_int, {ARGV}) -> ::std::os::raw::c_int {{'
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,26 @@ def source_of_program(problem: Problem, program: str) -> str:
 
 def source_of_tests(problem: Problem) -> str:
     """The problem's own helpers, a function that calls the program's, and the tests, called one after the other."""
+    return _tests_after(CRATE, problem, MAIN)
+
+
+def source_of_tests_together(problems: Sequence[Problem]) -> str:
+    """The same for several problems, each in a module of its own; the first argument is the number of one of them."""
+    text = CRATE
+    for number in range(len(problems)):
+        text = _tests_after(f"{text}\nmod p{number} {{\n", problems[number], f"    pub fn main({ARGV}) -> ! {{") + "}\n"
+    cases = "".join(f"        {number} => p{number}::megatron_ft_run::main(rest),\n" for number in range(len(problems)))
+    return (f"{text}{MAIN}\n    let (number, rest) = ::megatron_ft_wire::tests::chosen(argv);\n"
+            f"    match number {{\n{cases}        _ => 2,\n    }}\n}}\n")
+
+
+def _tests_after(text: str, problem: Problem, main: str) -> str:
+    """A source that goes on with what the tests of a problem are made of."""
     signature = read_signature(problem.signature, problem.task_id)
     tests, names = _callable_tests(problem.test)
-    run = ["mod megatron_ft_run {", MAIN, "        ::megatron_ft_wire::tests::run(argv, FIRST_LINE, &[", *names,
+    run = ["pub mod megatron_ft_run {", main, "        ::megatron_ft_wire::tests::run(argv, FIRST_LINE, &[", *names,
            "        ])", "    }", "}", ""]
-    before = "\n".join([CRATE + _before_entry(problem.prompt, signature), *_enums(problem, signature),
+    before = "\n".join([text + _before_entry(problem.prompt, signature), *_enums(problem, signature),
                         _forwarder(signature), *run])
     return before.replace("FIRST_LINE", str(before.count("\n"))) + tests + "\n"
 

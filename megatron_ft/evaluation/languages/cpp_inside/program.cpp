@@ -1,7 +1,7 @@
 // Runs a tested program in its box and answers calls of its function: PROGRAM IN OUT.
 //
 // Nothing here is worth reading for the program, and all that it gains by changing it is to answer calls. That the box
-// stands is said by start.c, before any of the program's own code can run.
+// stands is said before any of the program's own code can run.
 #include "serve.hpp"
 
 #include <csignal>

@@ -24,7 +24,7 @@ final class Answer {
         this.classes = classes;
     }
 
-    /** Arguments: the artifact and two descriptors. That the box stands is said before any code of the program runs. */
+    /** Arguments: the descriptors of the artifact and of two pipes. That the box stands is said before any code of the program runs. */
     public static void main(String[] args) throws IOException {
         Pipes pipes = new Pipes(args[args.length - 2], args[args.length - 1]);
         pipes.send(new byte[0]);

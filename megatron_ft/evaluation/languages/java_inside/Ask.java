@@ -30,7 +30,7 @@ public final class Ask {
 
     private Ask() {}
 
-    /** Arguments: the artifact and three descriptors; the token comes in on stdin. */
+    /** Arguments: the descriptors of the artifact and of three pipes; the token comes in on stdin. */
     public static void main(String[] args) throws IOException, ReflectiveOperationException {
         report = new FileOutputStream(Pipes.descriptor(args[3]));
         pipes = new Pipes(args[1], args[2]);

@@ -1,10 +1,10 @@
 package megatron_ft;
 
+import java.io.BufferedInputStream;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
+import java.io.FileInputStream;
 import java.io.IOException;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
@@ -39,9 +39,9 @@ final class Classes extends ClassLoader {
         return null;
     }
 
-    static Map<String, byte[]> read(String path) throws IOException {
+    static Map<String, byte[]> read(String descriptor) throws IOException {
         Map<String, byte[]> files = new LinkedHashMap<>();
-        try (DataInputStream in = new DataInputStream(new java.io.ByteArrayInputStream(Files.readAllBytes(Path.of(path))))) {
+        try (DataInputStream in = new DataInputStream(new BufferedInputStream(new FileInputStream(Pipes.descriptor(descriptor))))) {
             for (int left = in.readInt(); left > 0; left--) {
                 String name = in.readUTF();
                 files.put(name, in.readNBytes(in.readInt()));

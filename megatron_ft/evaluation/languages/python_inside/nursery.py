@@ -1,14 +1,15 @@
-"""Forks a process for each program and each problem's tests, instead of starting an interpreter and numpy for each.
+"""Forks a process for each program and each problem's tests, instead of making a box, or starting python, for each.
 
 `python -m python_inside.nursery CONTROL`, in a box, with the rights that making namespaces takes.
 
-The first message on the control socket says which half of a case its processes are, and under which limits. Then each
-message is an order: its descriptors, of stdin, of stdout and stderr, and of the pipes, are those of the next process. `kill`
-ends that process at once; its exit status and its cpu seconds are the answer to every order.
+The first message on the control socket says what its processes are, one half of a case in python or any command, and under
+which limits. Then each message is an order, for a command what to run; its descriptors, of stdin, stdout, stderr, of the file
+to execute where there is one, and of the pipes, are those of the next process. `kill` ends that process at once; its exit
+status and its cpu seconds are the answer to every order.
 
-A program's process is the first of pid, mount and ipc namespaces of its own, with its own /tmp, and has given up every right
-before anything of the program is read. When it ends, the kernel ends all that it started, and nothing of one program is
-there for the next. Tests are the benchmark's: their nursery gives its rights up itself, and forks.
+A process is the first of pid, mount and ipc namespaces of its own, with its own /tmp, and has given up every right before
+anything of a program is read. When it ends, the kernel ends all that it started, and nothing of one program is there for the
+next. Python's tests are the benchmark's, and run by nothing else: their nursery gives its rights up itself, and forks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import platform
@@ -27,8 +29,6 @@ import socket
 import struct
 import sys
 
-from . import program, public, tests
-
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
 NEW_USER = 0x10000000
 CLONE = {"x86_64": 56, "aarch64": 220}
@@ -38,6 +38,7 @@ CAPABILITIES_V3 = 0x20080522
 CAPABILITIES = 41
 INSTRUCTION_BYTES = 8
 ORDER_BYTES, DESCRIPTORS = 2**16, 8
+STANDARD = 3  # descriptors of stdin, stdout and stderr
 LIMITS = {"cpu": resource.RLIMIT_CPU, "as": resource.RLIMIT_AS, "nproc": resource.RLIMIT_NPROC,
           "fsize": resource.RLIMIT_FSIZE, "nofile": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE}
 
@@ -86,29 +87,44 @@ def drop_capabilities(*, keep_effective: bool = False) -> None:
         require(libc.capset(header, ctypes.create_string_buffer(24)))
 
 
-def become(setup: dict, descriptors: list[int]) -> None:
-    """Run the half as this process, with the descriptors of an order and none besides."""
+def become(setup: dict, order: dict, descriptors: list[int]) -> None:
+    """Run what the nursery is for as this process, with the descriptors of an order and none besides."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    stdin, output, *pipes = descriptors
-    os.dup2(stdin, 0), os.dup2(output, 1), os.dup2(output, 2)
-    for descriptor in range(3, max(descriptors) + 4):
-        if descriptor not in pipes:
+    for place, descriptor in enumerate(descriptors[:STANDARD]):
+        os.dup2(descriptor, place)
+    others = descriptors[STANDARD:]
+    for descriptor in range(STANDARD, max(descriptors) + 4):
+        if descriptor not in others:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
     os.setsid()
-    if setup["half"] != "tests":
+    if setup["runs"] != "tests":
         size = f"mode=1777,size={setup['tmp_bytes']}".encode()
         require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
     for name, (soft, hard) in setup["limits"].items():
         resource.setrlimit(LIMITS[name], (soft, hard))
-    if setup["half"] != "tests":
+    if setup["runs"] != "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     os.chdir("/tmp")
-    if setup["half"] == "public":  # of the other halves the tests say whether they stand
+    if setup["runs"] == "command":
+        execute(setup["environment"], order, others)
+    if setup["runs"] == "public":  # of the other halves the tests say whether they stand
         os.write(1, setup["mark"].encode())
-    sys.argv[1:] = map(str, pipes)
-    {"program": program, "tests": tests, "public": public}[setup["half"]].main()
+    sys.argv[1:] = map(str, others)
+    sys.modules[f"{__package__}.{setup['runs']}"].main()
+
+
+def execute(environment: dict, order: dict, descriptors: list[int]) -> None:
+    """Become an order's command, to which the numbers of the descriptors are appended; the first may be what to execute."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which python ignores
+        signal.signal(number, signal.SIG_DFL)
+    executable = descriptors.pop(0) if order["executes"] else order["argv"][0]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    if order["hello"]:
+        os.write(descriptors[-1], bytes.fromhex(order["hello"]))
+    os.execve(executable, [*order["argv"], *map(str, descriptors)], environment)
 
 
 def leave_with(run: object, *arguments: object) -> None:
@@ -164,8 +180,10 @@ def main() -> None:
     """Load what programs may import, say so, and serve orders until the socket is closed."""
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.loads(control.recv(ORDER_BYTES))
-    if setup["half"] == "tests":
+    if setup["runs"] == "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
+    if setup["runs"] != "command":
+        importlib.import_module(f".{setup['runs']}", __package__)
     if setup["numpy"]:
         import numpy  # noqa: F401  # for the programs that import it
     ended = ends()
@@ -178,10 +196,10 @@ def main() -> None:
             return
         if not descriptors:  # a kill that came when the process had ended by itself
             continue
-        child = fork_into_namespaces() if setup["half"] != "tests" else os.fork()
+        child = fork_into_namespaces() if setup["runs"] != "tests" else os.fork()
         if child == 0:
             control.close()
-            leave_with(become, setup, descriptors)
+            leave_with(become, setup, json.loads(message), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         status, cpu_s = attend(control, ended, child)

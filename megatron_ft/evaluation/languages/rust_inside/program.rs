@@ -1,7 +1,7 @@
 //! The program's half: answers calls of its function. PROGRAM IN OUT.
 //!
 //! Nothing here is worth reading for the program, and all that it gains by changing it is to answer calls. That the box
-//! stands is said by start.rs, before any of the program's own code can run.
+//! stands is said before any of the program's own code can run.
 
 use crate::{read_message, write_message, Get, Put, Reader, Writer, Wrong};
 use std::any::Any;

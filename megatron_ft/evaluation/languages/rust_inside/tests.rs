@@ -73,6 +73,11 @@ impl Call {
 /// One test: its name, the function, and whether it has to panic.
 pub type Test = (&'static str, fn(), bool);
 
+/// Whose tests are to run, of several problems' (the first argument), and the words of the command as `run` has them.
+pub fn chosen(argv: *const *const c_char) -> (i32, *const *const c_char) {
+    unsafe { (crate::number(argv, 1), argv.add(1)) }
+}
+
 /// Runs the tests one after the other; `first_line` is where their text begins in the compiled one.
 pub fn run(argv: *const *const c_char, first_line: usize, tests: &[Test]) -> ! {
     let (incoming, outgoing, report) = (crate::pipe(argv, 1), crate::pipe(argv, 2), crate::pipe(argv, 3));

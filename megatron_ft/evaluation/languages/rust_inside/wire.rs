@@ -43,11 +43,13 @@ extern "C" { fn signal(number: i32, action: usize) -> usize; }
 /// Rust's own start does so before main, and the halves have a main without it.
 fn ignore_closed_pipes() { unsafe { signal(13, 1); } }
 
-/// The pipe whose number is a word of the command.
-fn pipe(argv: *const *const c_char, place: usize) -> File {
-    let word = unsafe { CStr::from_ptr(*argv.add(place)) };
-    unsafe { File::from_raw_fd(word.to_str().unwrap().parse().unwrap()) }
+/// The number that is a word of the command.
+unsafe fn number(argv: *const *const c_char, place: usize) -> i32 {
+    CStr::from_ptr(*argv.add(place)).to_str().unwrap().parse().unwrap()
 }
+
+/// The pipe whose number is a word of the command.
+fn pipe(argv: *const *const c_char, place: usize) -> File { unsafe { File::from_raw_fd(number(argv, place)) } }
 
 /// The next message; None at the end of the pipe. One that is too long is taken for an empty one, which holds no value.
 fn read_message(pipe: &mut File) -> Option<Vec<u8>> {

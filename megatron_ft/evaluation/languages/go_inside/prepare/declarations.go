@@ -201,9 +201,13 @@ func testsIn(file *parsed) []string {
 	return found
 }
 
-// running is the main function of the tests.
-func running(tests []string, text string) string {
-	call := "func main() { megatronFtAsk.Run(" + strconv.Quote(text)
+// running is the main function of the tests, or in another package what that calls.
+func running(tests []string, text, pkg string) string {
+	name := "Main"
+	if pkg == "main" {
+		name = "main"
+	}
+	call := "func " + name + "() { megatronFtAsk.Run(" + strconv.Quote(text)
 	for _, name := range tests {
 		call += fmt.Sprintf(", megatronFtAsk.Test{Name: %q, Run: %s}", name, name)
 	}

@@ -124,13 +124,13 @@ func packageName(path string) string {
 }
 
 // whole puts a file together: a text, what this command adds, and the imports that both use.
-func whole(given source, ours, name string, standard map[string]string) (string, error) {
+func whole(given source, ours, pkg, name string, standard map[string]string) (string, error) {
 	text := given.text + "\n//line megatron_ft.go:1:1\n" + ours
 	file, err := parse(text, name)
 	if err != nil {
 		return "", err
 	}
-	clauses := "package main;"
+	clauses := "package " + pkg + ";"
 	for _, used := range used(file.tree) {
 		if path := pathOf(used, append(given.imports, added...), standard); path != "" {
 			clauses += fmt.Sprintf(" import %s %q;", used, path)
