@@ -4,8 +4,7 @@
 
 The benchmark's canonical solutions, judged by the evaluator (each in two boxes) and by the harness's commands (in no box),
 with the harness's workers for each language. Both begin with what they need once in place: our precompiled headers and
-archives, cargo's and go's caches. We are measured twice: in a run that builds the tests of its problems, as the first one
-does, and in one that finds them built. --every takes a part of the problems.
+archives, cargo's and go's caches. --every takes a part of the problems.
 """
 
 from __future__ import annotations
@@ -48,25 +47,22 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     args = parser.parse_args()
     found = benchmark.find(args.benchmark, args.language.split(","))
-    first, later, theirs = {}, {}, {}
+    ours, theirs = {}, {}
     with tempfile.TemporaryDirectory() as cache:
         os.environ[toolchain_cache.VARIABLE] = cache
         for name, held in found.items():
             tasks = [scenarios.task(problem, "synthesize", name) for problem in held.problems[::args.every]]
-            first[name], our_passed = timed(our_way(name, tasks), tasks, cli.cores())
-            later[name], passed_later = timed(our_way(name, tasks), tasks, cli.cores())
+            ours[name], our_passed = timed(our_way(name, tasks), tasks, cli.cores())
             with tempfile.TemporaryDirectory() as folder:
                 plain = PLAIN[name](Path(folder))
                 plain(tasks[0])  # fills caches
                 theirs[name], their_passed = timed(plain, tasks, WORKERS[name])
-            otherwise = (our_passed ^ their_passed) | (passed_later ^ their_passed)
-            print(f"{name}: {len(tasks)} programs, ours {first[name]:.1f} s, later {later[name]:.1f} s and {len(our_passed)} "
-                  f"passed, theirs {theirs[name]:.1f} s and {len(their_passed)} passed; "
-                  f"judged otherwise: {', '.join(sorted(otherwise)) or 'none'}", flush=True)
-    for when, ours in (("first run", first), ("later runs", later)):
-        report(f"their time / ours, all languages, {when}", sum(theirs.values()) / sum(ours.values()), target=4.0)
-        if "python" in ours:
-            report(f"their time / ours, python, {when}", theirs["python"] / ours["python"], target=10.0)
+            print(f"{name}: {len(tasks)} programs, ours {ours[name]:.1f} s and {len(our_passed)} passed, "
+                  f"theirs {theirs[name]:.1f} s and {len(their_passed)} passed; "
+                  f"judged otherwise: {', '.join(sorted(our_passed ^ their_passed)) or 'none'}", flush=True)
+    report("their time / ours, all languages", sum(theirs.values()) / sum(ours.values()), target=4.0)
+    if "python" in ours:
+        report("their time / ours, python", theirs["python"] / ours["python"], target=10.0)
 
 
 def timed(judge: Callable[[scenarios.Task], bool], tasks: Sequence[scenarios.Task], workers: int) -> tuple[float, set[str]]:

@@ -119,5 +119,5 @@ def _first_error(output: str) -> str:
     >>> _first_error("In file included from x:\\n<stdin>:3:4: error: expected ';'\\n   3 | }")
     "<stdin>:3:4: error: expected ';'"
     """
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("# ")]  # go's, of a package
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")

@@ -27,6 +27,7 @@ from megatron_ft.evaluation.supervise import DEATH_S, MARK, Scheduled, Stream, d
 
 COMMAND = "command"
 READY_S = 60
+LOOK_EVERY_S = 1.0
 ANSWER_BYTES = 64
 
 
@@ -84,6 +85,7 @@ class Nursery:
             with_numpy: load it once for all of them.
         """
         self._limits = box.limits
+        self._looked, self._had = -LOOK_EVERY_S, Scheduled()
         ours = box if runs != COMMAND else replace(
             box, read_only={**interpreter.shown(), **box.read_only}, environment=interpreter.environment([interpreter.INSIDE]))
         uid = sandbox.next_uid()
@@ -125,22 +127,20 @@ class Nursery:
             executable: what to execute in place of the first word; it need not be in the box.
             hello: what goes to the last of the kept descriptors once the process has given up its rights.
         """
-        reading, writing = os.pipe()
-        forked = Forked(self, Stream(reading, self._limits.output_bytes), self._limits.memory_bytes,
-                        Scheduled.of(self.process.pid))
         order = {"argv": list(argv), "executes": executable is not None, "hello": hello.hex()}
-        try:
-            with contextlib.ExitStack() as stack:
-                source = stack.enter_context(tempfile.TemporaryFile())
-                source.write(stdin)
-                source.seek(0)
-                program = [stack.enter_context(executable.open("rb")).fileno()] if executable else []
-                standard = [source.fileno(), writing if stdout is None else stdout, writing]
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(tempfile.TemporaryFile())
+            source.write(stdin)
+            source.seek(0)
+            program = [stack.enter_context(executable.open("rb")).fileno()] if executable else []
+            reading, writing = os.pipe()
+            stack.callback(os.close, writing)
+            forked = Forked(self, Stream(reading, self._limits.output_bytes), self._limits.memory_bytes, self._scheduled())
+            standard = [source.fileno(), writing if stdout is None else stdout, writing]
+            try:
                 socket.send_fds(self._control, [json.dumps(order).encode()], [*standard, *program, *keep])
-        except OSError:
-            self.close()  # its end is seen by whoever waits for the pipes
-        finally:
-            os.close(writing)
+            except OSError:
+                self.close()  # its end is seen by whoever waits for the pipes
         try:
             yield forked
         finally:
@@ -176,6 +176,13 @@ class Nursery:
         """The end of what the nursery itself wrote."""
         self._said.seek(0)
         return self._said.read()[-2000:].decode("utf-8", "replace").strip()
+
+    def _scheduled(self) -> Scheduled:
+        """What its processes have had, a second ago at most: to ask takes longer than to fork."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_EVERY_S:
+            self._looked, self._had = now, Scheduled.of(self.process.pid)
+        return self._had
 
     def _end(self, forked: Forked) -> None:
         if forked.status(0) is None:

@@ -12,8 +12,9 @@ import signal
 import pytest
 
 from megatron_ft.errors import EvaluationError
+from megatron_ft.evaluation.interpreter import interpreter
 from megatron_ft.evaluation.languages.java_compiler import Compilers
-from megatron_ft.evaluation.languages.python import Python, _interpreter
+from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Sandbox
 from tests.evaluation.conftest import sandbox_or_skip
 
@@ -41,7 +42,7 @@ def boxes() -> Sandbox:
 
 def compilers(boxes: Sandbox, script: str = "") -> Compilers:
     """As Java has them, with the stand-in or another script."""
-    serves = f'exec {_interpreter()} -s -c {shlex.quote(SERVES)} "$@"'
+    serves = f'exec {interpreter()} -s -c {shlex.quote(SERVES)} "$@"'
     return Compilers(boxes, Python(boxes)._box, script or serves)
 
 

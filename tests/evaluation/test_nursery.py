@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import sandbox
+from megatron_ft.evaluation import interpreter, sandbox
+from megatron_ft.evaluation.box import Box
 from megatron_ft.evaluation.languages.python import Python
+from megatron_ft.evaluation.nursery import Nursery
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
+from megatron_ft.evaluation.supervise import watch
 from tests.evaluation import ordinary_user
 from tests.evaluation.problems import make_problem
 
@@ -85,6 +90,45 @@ def test_nor_does_it_where_the_evaluator_runs_as_an_ordinary_user(tool: str) -> 
     assert done.stdout.split() == ["passed"] * 4, done.stderr
 
 
+@pytest.mark.parametrize("filtered", [True, False])
+def test_nor_does_a_command(boxes: Sandbox, filtered: bool, tmp_path: Path) -> None:
+    """As compilers and programs of other languages are run: any command, or a file that lies under no name in the box."""
+    boxes = replace(boxes, filtered=filtered)
+    nursery = Nursery(boxes, Box(interpreter.shown(), limits=Limits(cpu_s=5, wall_s=60)))
+    copied = tmp_path / "program"
+    shutil.copy(shutil.which("env"), copied)
+    python = [interpreter.interpreter(), "-s", "-c"]
+    pipes = os.pipe()
+    try:
+        for program in (LEAVES, FINDS, RIGHTS, FINDS):
+            script = f"FILTERED = {filtered}\n{program}\nassert double(2) == 4, double(2)\n"
+            assert ended(nursery, [*python, script], keep=pipes) == (0, "")
+        status, said = ended(nursery, ["env", *python, "import os; print(dict(os.environ), os.listdir('/box'))"],
+                             executable=copied)
+    finally:
+        for each in pipes:
+            os.close(each)
+        nursery.close()
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+    assert (status, said) == (0, f"{environment} ['inside']\n")
+
+
+def ended(nursery: Nursery, argv: list[str], **options: object) -> tuple[int | None, str]:
+    """Exit status and output of a command."""
+    with nursery.started(argv, stdin=b"", **options) as running:
+        assert watch([running.output], [running.output], time.monotonic() + 30) == "ended"
+        return running.status(within_s=5), running.output.text
+
+
+def test_a_command_finds_signals_as_they_are_by_default(boxes: Sandbox) -> None:
+    """Python ignores some, and what it starts would too: a writer whose reader has gone would go on."""
+    nursery = Nursery(boxes, Box())
+    try:
+        assert ended(nursery, ["/bin/sh", "-c", "yes | head -n 1"]) == (0, "y\n")
+    finally:
+        nursery.close()
+
+
 def test_a_nursery_that_is_killed_is_replaced(boxes: Sandbox) -> None:
     python = Python(boxes, Limits(cpu_s=5, wall_s=60))
     problem, right = make_problem(), "def double(x):\n    return x * 2\n"
@@ -101,10 +145,10 @@ def test_a_nursery_that_dies_beside_a_program_gives_no_verdict_on_it(boxes: Sand
     python = Python(boxes, Limits(cpu_s=5, wall_s=60))
     nursery, begun = python._nursery("program"), python._nursery("tests").started
 
-    def kill_the_other(**options: object):
+    def kill_the_other(*words: object, **options: object):
         python._nursery("tests").started = begun
         os.killpg(nursery.process.pid, signal.SIGKILL)
-        return begun(**options)
+        return begun(*words, **options)
 
     python._nursery("tests").started = kill_the_other
     assert python.judge(make_problem(), "", "def double(x):\n    return x * 2\n").passed
@@ -138,6 +182,7 @@ def test_a_nursery_needs_no_descriptors_of_processes(boxes: Sandbox, tmp_path: P
 
 
 def test_what_ended_a_nursery_is_in_the_error(boxes: Sandbox, tmp_path: Path) -> None:
-    python = with_site(Python(boxes), tmp_path / "site", "import platform\nplatform.machine = lambda: 'abacus'\n")
+    site = "import os, types\nos.uname = lambda: types.SimpleNamespace(machine='abacus')\n"
+    python = with_site(Python(boxes), tmp_path / "site", site)
     with pytest.raises(EvaluationError, match="(?s)did not come up in 3 attempts.*KeyError: 'abacus'"):
         python.judge(make_problem(), "", "def double(x):\n    return x * 2\n")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import benchmark
-from megatron_ft.evaluation.languages import python as python_language
+from megatron_ft.evaluation import benchmark, interpreter
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits
 from tests.evaluation.problems import make_problem
@@ -90,7 +89,7 @@ def test_a_token_without_exit_status_zero_is_no_pass(python: Python) -> None:
 
 
 def test_a_toolchain_that_does_not_run_stops_the_run(python: Python, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(python_language, "_interpreter", lambda: "/bin/false")
+    monkeypatch.setattr(interpreter, "interpreter", lambda: "/bin/false")
     with pytest.raises(EvaluationError, match="a box that forks programs did not come up; it said: "):
         python.check()
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from megatron_ft.evaluation import doctor, sandbox, seccomp
-from megatron_ft.evaluation.languages.python import Python, _interpreter
+from megatron_ft.evaluation.interpreter import interpreter
+from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
 from tests.evaluation.problems import make_problem
 
@@ -130,7 +131,7 @@ def calls() -> str:
 @pytest.mark.parametrize("filtered", [True, False])
 def test_a_box_refuses_them(boxes: Sandbox, filtered: bool) -> None:
     """Without the filter the same calls work, or fail for another reason."""
-    command = replace(boxes, filtered=filtered).command(Python(boxes)._box, [_interpreter(), "-s", "-c",
+    command = replace(boxes, filtered=filtered).command(Python(boxes)._box, [interpreter(), "-s", "-c",
                                                                              f"{calls()}\nprint(tried())"])
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     tried = eval(done.stdout)

@@ -1,8 +1,8 @@
 """A language whose programs are compiled: the program and the tests of its problem are built apart, then judged.
 
-The tests' half is built once for a problem, however many programs it judges, and kept for later runs; where a language can,
-those of several problems at once (`built_tests`). Each half is one source text for the compiler's stdin and one artifact, which
-lies under no name in the box that runs it.
+The tests' half is built once for a problem, however many programs it judges, and where a language can for many problems at once
+(`tests_builder`). Each half is one source text for the compiler's stdin and one artifact, which lies under no name in the box
+that runs it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import alone, case
 from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built, build
-from megatron_ft.evaluation.built_tests import BuiltTests
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.tests_builder import TestsBuilder
@@ -83,10 +81,6 @@ class Compiled(Language):
     @abc.abstractmethod
     def build_script(self, half: str) -> str:
         """The shell script that compiles stdin to stdout; half is "program", "tests", or "together" for those of several."""
-
-    @abc.abstractmethod
-    def built_with(self) -> Path:
-        """The folder of what is built once, whose name is another with another toolchain."""
 
     @abc.abstractmethod
     def run_box(self) -> Box:
@@ -153,25 +147,13 @@ class Compiled(Language):
         """The artifact of the tests of a problem, or of several; None where those cannot be built together."""
         together = len(problems) > 1
         source = self.tests_together(problems) if together else self.tests_source(problems[0])
-        known = self._built_tests.get(source) if self._built_tests else None
-        if known is not None:
-            return self._store(known)
         built = self._build("together" if together else "tests", source)
         if built.status and together:  # which one does not compile, or takes too much, is found out one by one
             return None
         if built.status:
             raise EvaluationError(f"{problems[0].task_id}: its tests do not compile ({built.status}: {built.reason}); "
                                   f"the compiler said: {built.output}")
-        if self._built_tests:
-            self._built_tests.put(source, built.data)
         return self._store(built.data)
-
-    @cached_property
-    def _built_tests(self) -> BuiltTests | None:
-        """Those of earlier runs; not used without a sandbox, where a program could have written them."""
-        if self.sandbox.tool == "none":
-            return None
-        return BuiltTests(self.name, [self.built_with().name, *map(self.build_script, ("tests", "together"))])
 
     def _build(self, half: str, source: str) -> Built:
         return self._compiled(self.build_script(half), source)

@@ -124,10 +124,6 @@ class Cpp(Braced, Compiled):
                 return built
         return super()._compiled(f"LIBRARIES='{LIBRARIES}'; {script}", source)
 
-    def built_with(self) -> Path:
-        """Our half of the wire, built once."""
-        return self._inside
-
     def run_box(self) -> Box:
         """The system's folders, which have the libraries."""
         return Box(limits=self.limits)

@@ -102,10 +102,6 @@ class Go(Braced, Compiled):
             return replace(built, data=b"", status="refused", reason=reason)
         return built
 
-    def built_with(self) -> Path:
-        """Our half of the wire, built once."""
-        return self._toolchain
-
     def run_box(self) -> Box:
         """Nothing but the system's folders: an artifact needs none."""
         return Box({}, ENVIRONMENT, self.limits)

@@ -128,10 +128,6 @@ class Java(Braced, Compiled):
         """The compiler's own command: it takes one source after another, over two descriptors."""
         return f"exec {' '.join(self._java('Compiler', COMPILER_HEAP))} {half} \"$@\""
 
-    def built_with(self) -> Path:
-        """Our half of the wire, built once."""
-        return self._toolchain
-
     def run_box(self) -> Box:
         """The JDK, and our half of the wire."""
         return self._box({str(self._toolchain): INSIDE}, self.limits)

@@ -107,10 +107,6 @@ class Rust(Braced, Compiled):
         return (f"{rustc} {COMPILE} --edition 2021 {options} -C opt-level=0 {shared} -L {self._place} {crates} -o half - "
                 "&& cat half")
 
-    def built_with(self) -> Path:
-        """Our half of the wire, built once."""
-        return self._inside
-
     def run_box(self) -> Box:
         """The standard library, beside the system's folders."""
         return Box({str(self._std): f"{self._std_place}/{self._std.name}"} if self._std else {}, limits=self.limits)

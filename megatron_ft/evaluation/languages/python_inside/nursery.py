@@ -21,7 +21,6 @@ import gc
 import importlib
 import json
 import os
-import platform
 import resource
 import select
 import signal
@@ -55,7 +54,7 @@ def require(result: int) -> int:
 def fork_into_namespaces() -> int:
     """As os.fork, into new pid, mount and ipc namespaces."""
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid = libc.syscall(CLONE[platform.machine()], NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
+    pid = libc.syscall(CLONE[os.uname().machine], NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
     (ctypes.pythonapi.PyOS_AfterFork_Child if pid == 0 else ctypes.pythonapi.PyOS_AfterFork_Parent)()
     return require(pid)
 
@@ -122,6 +121,8 @@ def execute(environment: dict, order: dict, descriptors: list[int]) -> None:
     executable = descriptors.pop(0) if order["executes"] else order["argv"][0]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
+    if order["executes"]:
+        os.set_inheritable(executable, False)
     if order["hello"]:
         os.write(descriptors[-1], bytes.fromhex(order["hello"]))
     os.execve(executable, [*order["argv"], *map(str, descriptors)], environment)
