@@ -41,7 +41,7 @@ class Ended:
             return Verdict(*self.stopped, seconds, self.output)
         if passed:
             return Verdict("passed", "", seconds, self.output)
-        said = self.output.strip()[-LAST_WORDS:] or f"exit status {self.status}"
+        said = self.output.strip()[-LAST_WORDS:] or case.said_of(self.status)
         return Verdict("failed", said, seconds, self.output)
 
 

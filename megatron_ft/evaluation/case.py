@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,8 +146,20 @@ def _watched(case: Case, limits: Limits, name: str) -> tuple[str, str]:
     if ready != "ready" or kind == "not started" or case.program.lost or case.tests.lost:
         return NOT_UP, ""
     if kind == "ended":
-        return "failed", f"{ENDED} (exit status {ended})"
-    return "failed", f"the tests ended without a verdict (exit status {status})"
+        return "failed", f"{ENDED} ({said_of(ended)})"
+    return "failed", f"the tests ended without a verdict ({said_of(status)})"
+
+
+def said_of(status: int | None) -> str:
+    """An exit status in words. (Process 1 of a box that aborts ends by SIGSEGV: the signal that abort sends does not end it.)
+
+    >>> said_of(7), said_of(-11)
+    ('exit status 7', 'killed by SIGSEGV')
+    """
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"killed by {names.get(-status, f'signal {-status}')}"
 
 
 def stopped(how: str, limits: Limits) -> tuple[str, str]:

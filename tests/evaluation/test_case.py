@@ -35,7 +35,7 @@ def first() -> Sandbox:
 
 
 class InBoxes(Python):
-    """Python in a box for each process, as the other languages are."""
+    """Python in a box for each process."""
 
     def _nursery(self, half: str, with_numpy: bool = False) -> None:
         return None
@@ -96,13 +96,13 @@ def test_a_forked_program_that_is_killed_is_forked_again(boxes: Sandbox) -> None
     nursery, tests = python._nursery("program"), python._nursery("tests")
     own, begun, killed = family(nursery.process.pid), tests.started, []
 
-    def kill_the_program(**options: object) -> object:
+    def kill_the_program(*words: object, **options: object) -> object:
         while not killed:
             killed.extend(set(family(nursery.process.pid)) - set(own))
         if tests.started is not begun:
             tests.started = begun
             os.kill(killed[0], signal.SIGKILL)
-        return begun(**options)
+        return begun(*words, **options)
 
     tests.started = kill_the_program
     assert python.judge(make_problem(), "", RIGHT).passed

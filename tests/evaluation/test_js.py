@@ -33,7 +33,8 @@ PROGRAMS = {
     "overflows the stack": ("const double = (x) => double(x) + 1", "failed",
                             "RangeError: Maximum call stack size exceeded, at test line 2: console.assert(double(2) === 4)"),
     "leaves": ("process.exit(7)", "failed", "the program ended before its tests did (exit status 7)"),
-    "crashes": ("const double = (x) => process.abort()", "failed", "the program ended before its tests did (exit status 134)"),
+    "crashes": ("const double = (x) => process.abort()", "failed",
+                "the program ended before its tests did (killed by SIGSEGV)"),
     "is async": ("const double = async (x) => x + x", "failed",
                  "failed assertion, at test line 2: console.assert(double(2) === 4)"),
     "requires": ("const md5 = require('js-md5')\nconst { inspect } = require('util')\n"

@@ -116,9 +116,12 @@ def test_the_chat_template_of_a_hub_model_is_fetched_without_its_weights(monkeyp
 
 
 def test_a_program_that_repeats_is_run_once() -> None:
-    judged, verdicts = [], {}
+    judged, verdicts, expected = [], {}, []
 
     class Counted:
+        def expect(self, tasks):
+            expected.extend(task.problem.task_id for task in tasks)
+
         def judge(self, task, program):
             judged.append((task.problem.task_id, program))
             return Verdict("passed" if program == "right" else "failed", "", 0.0, "")
@@ -127,6 +130,7 @@ def test_a_program_that_repeats_is_run_once() -> None:
                 for scenario in ("synthesize", "fixdocs") for sample, program in enumerate(["right", "wrong", "right"])]
     execution.execute(attempts, {"python": Counted()}, workers=3,
                       keep=lambda attempt, verdict: verdicts.update({(attempt.task.key, attempt.sample): verdict.passed}))
+    assert set(expected) == {"Own/0", "Own/1"}
     assert sorted(judged) == [(task, program) for task in ("Own/0", "Own/1") for program in ("right", "wrong")]
     assert verdicts == {(attempt.task.key, attempt.sample): attempt.program == "right" for attempt in attempts}
 
