@@ -14,8 +14,8 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS":
 
 
 def argv(script: str) -> list[str]:
-    """The command of one of our scripts."""
-    return [interpreter(), "-s", "-B", "-m", f"{SCRIPTS.name}.{script}"]
+    """The command of one of our scripts, without what a machine adds to every interpreter: a fork would copy it."""
+    return [interpreter(), "-S", "-s", "-B", "-m", f"{SCRIPTS.name}.{script}"]
 
 
 def environment(places: list[str]) -> dict[str, str]:

@@ -163,10 +163,11 @@ def test_an_order_to_a_nursery_that_has_just_died_is_taken_by_the_next(boxes: Sa
     assert python.judge(problem, "", right).passed
 
 
-def with_site(python: Python, folder: Path, text: str) -> Python:
+def begun_with(text: str, python: Python, folder: Path) -> Python:
     """The same, whose interpreters run a text at their start."""
-    folder.mkdir(mode=0o755)
-    (folder / "sitecustomize.py").write_text(text)
+    shutil.copytree(interpreter.SCRIPTS, folder / interpreter.SCRIPTS.name)
+    folder.chmod(0o755)
+    (folder / interpreter.SCRIPTS.name / "__init__.py").write_text(text)
     box = python._box
     python._box = replace(box, read_only={**box.read_only, str(folder): "/box/site"},
                           environment={**box.environment, "PYTHONPATH": f"/box/site:{box.environment['PYTHONPATH']}"})
@@ -175,14 +176,14 @@ def with_site(python: Python, folder: Path, text: str) -> Python:
 
 def test_a_nursery_needs_no_descriptors_of_processes(boxes: Sandbox, tmp_path: Path) -> None:
     """Linux has them since 5.3, and pythons that are built for older ones lack the call."""
-    python = with_site(Python(boxes, Limits(cpu_s=1, wall_s=2)), tmp_path / "site", "import os\ndel os.pidfd_open\n")
+    python = begun_with("import os\ndel os.pidfd_open\n", Python(boxes, Limits(cpu_s=1, wall_s=2)), tmp_path / "site")
     right = "import os\ndef double(x):\n    return x * 2 if not hasattr(os, 'pidfd_open') else None\n"
     sleeps = "import time\ntime.sleep(3600)\n"
     assert [python.judge(make_problem(), "", program).status for program in (sleeps, right)] == ["timeout", "passed"]
 
 
 def test_what_ended_a_nursery_is_in_the_error(boxes: Sandbox, tmp_path: Path) -> None:
-    site = "import os, types\nos.uname = lambda: types.SimpleNamespace(machine='abacus')\n"
-    python = with_site(Python(boxes), tmp_path / "site", site)
+    text = "import os, types\nos.uname = lambda: types.SimpleNamespace(machine='abacus')\n"
+    python = begun_with(text, Python(boxes), tmp_path / "site")
     with pytest.raises(EvaluationError, match="(?s)did not come up in 3 attempts.*KeyError: 'abacus'"):
         python.judge(make_problem(), "", "def double(x):\n    return x * 2\n")

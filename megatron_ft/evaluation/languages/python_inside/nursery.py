@@ -15,15 +15,16 @@ next. Python's tests are the benchmark's, and run by nothing else: their nursery
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import gc
 import importlib
+import itertools
 import json
 import os
 import resource
 import select
 import signal
+import site
 import socket
 import struct
 import sys
@@ -38,6 +39,8 @@ CAPABILITIES = 41
 INSTRUCTION_BYTES = 8
 ORDER_BYTES, DESCRIPTORS = 2**16, 8
 STANDARD = 3  # descriptors of stdin, stdout and stderr
+OFTEN_IMPORTED = ("collections", "copy", "functools", "heapq", "itertools", "math", "re", "string", "typing")
+"""Loaded once for all python programs. Not random or threading: what they do after a fork takes longer than to load them."""
 LIMITS = {"cpu": resource.RLIMIT_CPU, "as": resource.RLIMIT_AS, "nproc": resource.RLIMIT_NPROC,
           "fsize": resource.RLIMIT_FSIZE, "nofile": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE}
 
@@ -93,10 +96,9 @@ def become(setup: dict, order: dict, descriptors: list[int]) -> None:
     for place, descriptor in enumerate(descriptors[:STANDARD]):
         os.dup2(descriptor, place)
     others = descriptors[STANDARD:]
-    for descriptor in range(STANDARD, max(descriptors) + 4):
-        if descriptor not in others:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+    kept = sorted({*range(STANDARD), *others, max(descriptors) + 4})  # the control socket and the like lie close to them
+    for before, after in itertools.pairwise(kept):
+        os.closerange(before + 1, after)
     os.setsid()
     if setup["runs"] != "tests":
         size = f"mode=1777,size={setup['tmp_bytes']}".encode()
@@ -184,7 +186,9 @@ def main() -> None:
     if setup["runs"] == "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     if setup["runs"] != "command":
-        importlib.import_module(f".{setup['runs']}", __package__)
+        for name in (f".{setup['runs']}", *OFTEN_IMPORTED):
+            importlib.import_module(name, __package__)
+        site.setquit(), site.setcopyright(), site.sethelper()  # the built-ins that an interpreter with -S lacks
     if setup["numpy"]:
         import numpy  # noqa: F401  # for the programs that import it
     ended = ends()
