@@ -23,14 +23,19 @@ def limited(limits: Limits, processes: int) -> list[str]:
     return ["prlimit", *(f"--{name}={soft}:{hard}" for name, (soft, hard) in resource_limits(limits, processes).items()), "--"]
 
 
-def variables(box: Box) -> dict[str, str]:
-    """The environment of what runs in a box."""
-    return {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **box.environment}
+def variables(box: Box, folder: str = "/tmp") -> dict[str, str]:
+    """The environment of what runs in a box, or without one in a folder."""
+    return {"PATH": PATH, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", **box.environment}
 
 
-def environment(box: Box, *options: str) -> list[str]:
+def environment(box: Box) -> list[str]:
     """Runs what follows with the box's environment alone."""
-    return ["/usr/bin/env", "-i", *options, *(f"{name}={value}" for name, value in variables(box).items())]
+    return ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables(box).items())]
+
+
+def in_folder(box: Box, folder: str) -> list[str]:
+    """The same without a box, in a folder."""
+    return ["/usr/bin/env", "-i", f"--chdir={folder}", *(f"{name}={value}" for name, value in variables(box, folder).items())]
 
 
 def _system() -> tuple[dict[str, str], dict[str, str]]:

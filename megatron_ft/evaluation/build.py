@@ -72,8 +72,6 @@ class _Attempt:
 
 def _attempt(sandbox: Sandbox, box: Box, script: str, source: bytes, nursery: Nursery | None) -> _Attempt:
     limits = box.limits
-    if sandbox.tool == "none":  # a box has a /tmp of its own to begin in
-        script = f'folder=$(mktemp -d) && trap "rm -r $folder" EXIT && cd "$folder" && {script}'
     reading, writing = os.pipe()
     most = limits.file_bytes + len(MARK)
     made = Stream(reading, limit=most, keep=most)

@@ -25,7 +25,7 @@ from pathlib import Path
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import obstacles, seccomp
 from megatron_ft.evaluation.box import Box, Limits, processes_allowed, unprivileged_uid
-from megatron_ft.evaluation.box_commands import by_bubblewrap, by_unshare, environment, limited
+from megatron_ft.evaluation.box_commands import by_bubblewrap, by_unshare, in_folder, limited
 
 TOOLS = ("bubblewrap", "unshare")
 PROBE_S = 20
@@ -57,17 +57,18 @@ class Sandbox:
     filtered: bool = True
     """Programs are refused the system calls that `seccomp` names."""
 
-    def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = ()) -> list[str]:
+    def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = (), folder: str = "/tmp") -> list[str]:
         """The command line that runs `argv` in a new box.
 
         Args:
             keep: descriptors that the program gets; others are closed by whoever runs the command.
+            folder: where it begins without a sandbox, for what it writes.
         """
         uid = self.next_uid()
         processes = processes_allowed(box.limits, uid, boxed=self.tool != "none")
         inner = [*limited(box.limits, processes), *self._dropped(uid), *argv]
         if self.tool == "none":
-            return [*environment(box, "--chdir=/tmp"), *inner]
+            return [*in_folder(box, folder), *inner]
         if not self.filtered:
             return self._drawn(box, inner)
         if self.tool == "unshare":  # util-linux has a filter's option only since 2.40

@@ -143,19 +143,25 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
             stdout: int | None = None) -> Iterator[Running]:
     """Run `argv` in a new box until the block ends; then every process of the box is dead and waited for.
 
+    Without a sandbox it begins in a folder of its own, which is removed.
+
     Args:
         stdin: what the program finds on its standard input, from a file that has no name.
         keep: descriptors that the program gets, under the same numbers.
         stdout: where its standard output goes, if not to where stderr goes.
     """
-    with tempfile.TemporaryFile() as source:
-        source.write(stdin)
-        source.seek(0)
-        running = _start(sandbox.command(box, argv, keep), source, keep, stdout, box.limits)
-    try:
-        yield running
-    finally:
-        kill(running)
+    with contextlib.ExitStack() as stack:
+        folder = "/tmp"  # of the box
+        if sandbox.tool == "none":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="megatron_ft-run-", ignore_cleanup_errors=True))
+        with tempfile.TemporaryFile() as source:
+            source.write(stdin)
+            source.seek(0)
+            running = _start(sandbox.command(box, argv, keep, folder), source, keep, stdout, box.limits)
+        try:
+            yield running
+        finally:
+            kill(running)
 
 
 def _start(command: list[str], source: IO[bytes], keep: Sequence[int], stdout: int | None, limits: Limits) -> Running:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from megatron_ft.errors import EvaluationError
-from megatron_ft.evaluation import benchmark, languages
+from megatron_ft.evaluation import benchmark, judging, languages, scenarios
 from megatron_ft.evaluation.languages.base import Language
+from megatron_ft.evaluation.sandbox import Sandbox
 from tests.evaluation import cpp_problems, go_problems, java_problems, js_problems, rust_problems
 from tests.evaluation.hostile.together import limited
 from tests.evaluation.judges import OF, Programs, hurried
@@ -45,6 +49,27 @@ def test_the_reason_says_what_is_wrong(judge: Language, own: Programs, kind: str
     verdict = judge.judge(own.problem, own.problem.prompt, program)
     assert re.fullmatch(status, verdict.status), verdict
     assert re.search(reason, verdict.reason), verdict
+
+
+@pytest.mark.parametrize("mode", ["fixed", "compat"])
+def test_without_a_sandbox_programs_that_run_at_once_are_kept_apart(judge: Language, own: Programs, mode: str, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a folder of its own, in which it begins and of which nothing stays."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shared = set(Path("/tmp").iterdir())
+    asked = scenarios.task(own.problem, "synthesize", judge.name)
+
+    def statuses(unsafe: judging.Judge) -> list[str]:
+        with ThreadPoolExecutor(3) as pool:
+            verdicts = pool.map(lambda program: unsafe.judge(asked, program), [own.right, own.wrong[0]] * 3)
+        return [verdict.status for verdict in verdicts]
+
+    unboxed = Sandbox("none", as_root=False, locked=False, filtered=False)
+    assert statuses(judging.MODES[mode](type(judge)(unboxed, judge.limits), "")) == ["passed", "failed"] * 3
+    gc.collect()  # ends java's compilers, which stay
+    assert not list(tmp_path.glob("megatron_ft-run-*"))
+    left = {path.name for path in set(Path("/tmp").iterdir()) - shared}
+    assert not {"cache", "made", "main_test.go", "test.js", "Main.class", "Main.java"} & left
 
 
 def test_leaving_is_no_pass(judge: Language, own: Programs) -> None:

@@ -113,10 +113,11 @@ class Go(Braced, Compiled):
     def public_build(self) -> tuple[Box, str]:
         """What `go test` does: some checks of `go vet`, then the tests."""
         environment = {**ENVIRONMENT, "GO111MODULE": "off", "GOPATH": os.pathsep.join(_package_folders()),
-                       "GOCACHE": "/tmp/cache", "GOFLAGS": "-buildvcs=false"}
+                       "GOFLAGS": "-buildvcs=false"}
         go = shlex.quote(shutil.which("go"))
-        script = (f"cp -r {PUBLIC} /tmp/cache && cat >main_test.go && {go} vet {VETTED} main_test.go >&2 && "
-                  f"{go} test -c -vet=off -o /tmp/made main_test.go >&2 && cat /tmp/made")
+        cache = shlex.quote(str(self._public_cache) if self.sandbox.tool == "none" else PUBLIC)
+        script = (f"cp -r {cache} cache && export GOCACHE=$PWD/cache && cat >main_test.go && "
+                  f"{go} vet {VETTED} main_test.go >&2 && {go} test -c -vet=off -o made main_test.go >&2 && cat made")
         return Box({str(self._public_cache): PUBLIC, **{folder: folder for folder in _package_folders()}}, environment,
                    replace(self.build_limits, cpu_s=60 * self.slowness, file_bytes=PUBLIC_BYTES)), script
 

@@ -71,7 +71,7 @@ class JavaScript(Braced):
 
     def judge_publicly(self, source: str) -> Verdict:
         """Run the one file; a pass is that nothing was written, whatever the exit status."""
-        argv = ["/bin/sh", "-c", 'cat >/tmp/test.js && exec "$@"', "sh", *self._node_argv(), "/tmp/test.js"]
+        argv = ["/bin/sh", "-c", 'cat >test.js && exec "$@"', "sh", *self._node_argv(), "test.js"]
         ended = alone.run(self.sandbox, lambda: Side(self._box, argv, source.encode("utf-8", "surrogatepass")))
         return ended.verdict(ended.wrote == 0)
 

@@ -1,7 +1,7 @@
 """Rust: how a completion becomes a program, how it is compiled, and how it is judged.
 
 The sources of both halves are in `rust_inside`. They and the crates that programs may use are compiled once, by rustc alone
-and from Debian's sources; a program then takes a quarter of a second of cpu time.
+and from Debian's sources; a program then takes a tenth of a second of cpu time.
 """
 
 from __future__ import annotations
