@@ -19,13 +19,13 @@ class Faulty(Sandbox):
     first: tuple[str, ...] = ()
     made: tuple[list, ...] = ()
 
-    def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = ()) -> list[str]:
+    def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = (), folder: str = "/tmp") -> list[str]:
         """The next of `first`, while there are any."""
         made = self.made[0]
         made.append(argv)
         if len(made) <= len(self.first):
             return ["/bin/sh", "-c", self.first[len(made) - 1]]
-        return super().command(box, argv, keep)
+        return super().command(box, argv, keep, folder)
 
     @property
     def attempts(self) -> int:

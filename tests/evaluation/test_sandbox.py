@@ -99,7 +99,7 @@ def test_unsafe_runs_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_box_that_cannot_be_started_stops_the_run() -> None:
     class Gone(Sandbox):
-        def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = ()) -> list[str]:
+        def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = (), folder: str = "/tmp") -> list[str]:
             return ["/no/such/tool"]
 
     with pytest.raises(EvaluationError, match="a box could not be started.*no/such/tool"):
@@ -108,7 +108,7 @@ def test_a_box_that_cannot_be_started_stops_the_run() -> None:
 
 def test_boxes_that_do_not_come_up_stop_the_run() -> None:
     class Down(Sandbox):
-        def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = ()) -> list[str]:
+        def command(self, box: Box, argv: Sequence[str], keep: Collection[int] = (), folder: str = "/tmp") -> list[str]:
             return ["/bin/sh", "-c", "echo no room; exit 1"]
 
     with pytest.raises(EvaluationError, match="did not come up in 3 attempts; they said: no room"):
