@@ -28,14 +28,10 @@ def variables(box: Box, folder: str = "/tmp") -> dict[str, str]:
     return {"PATH": PATH, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", **box.environment}
 
 
-def environment(box: Box) -> list[str]:
-    """Runs what follows with the box's environment alone."""
-    return ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables(box).items())]
-
-
-def in_folder(box: Box, folder: str) -> list[str]:
-    """The same without a box, in a folder."""
-    return ["/usr/bin/env", "-i", f"--chdir={folder}", *(f"{name}={value}" for name, value in variables(box, folder).items())]
+def environment(box: Box, folder: str | None = None) -> list[str]:
+    """Runs what follows with the box's environment alone; without a box, in a folder."""
+    settings = variables(box, folder or "/tmp").items()
+    return ["/usr/bin/env", "-i", *([f"--chdir={folder}"] if folder else []), *(f"{name}={value}" for name, value in settings)]
 
 
 def _system() -> tuple[dict[str, str], dict[str, str]]:

@@ -27,7 +27,7 @@ from megatron_ft.evaluation.supervise import DEATH_S, MARK, Scheduled, Stream, d
 
 COMMAND = "command"
 READY_S = 60
-LOOK_EVERY_S = 1.0
+SCHEDULED_KEPT_S = 1.0
 ANSWER_BYTES = 64
 
 
@@ -85,7 +85,7 @@ class Nursery:
             with_numpy: load it once for all of them.
         """
         self._limits = box.limits
-        self._looked, self._had = -LOOK_EVERY_S, Scheduled()
+        self._looked, self._had = -SCHEDULED_KEPT_S, Scheduled()
         ours = box if runs != COMMAND else replace(
             box, read_only={**interpreter.shown(), **box.read_only}, environment=interpreter.environment([interpreter.INSIDE]))
         uid = sandbox.next_uid()
@@ -180,7 +180,7 @@ class Nursery:
     def _scheduled(self) -> Scheduled:
         """What its processes have had, a second ago at most: to ask takes longer than to fork."""
         now = time.monotonic()
-        if now - self._looked > LOOK_EVERY_S:
+        if now - self._looked > SCHEDULED_KEPT_S:
             self._looked, self._had = now, Scheduled.of(self.process.pid)
         return self._had
 

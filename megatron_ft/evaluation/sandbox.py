@@ -25,7 +25,7 @@ from pathlib import Path
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation import obstacles, seccomp
 from megatron_ft.evaluation.box import Box, Limits, processes_allowed, unprivileged_uid
-from megatron_ft.evaluation.box_commands import by_bubblewrap, by_unshare, in_folder, limited
+from megatron_ft.evaluation.box_commands import by_bubblewrap, by_unshare, environment, limited
 
 TOOLS = ("bubblewrap", "unshare")
 PROBE_S = 20
@@ -68,7 +68,7 @@ class Sandbox:
         processes = processes_allowed(box.limits, uid, boxed=self.tool != "none")
         inner = [*limited(box.limits, processes), *self._dropped(uid), *argv]
         if self.tool == "none":
-            return [*in_folder(box, folder), *inner]
+            return [*environment(box, folder), *inner]
         if not self.filtered:
             return self._drawn(box, inner)
         if self.tool == "unshare":  # util-linux has a filter's option only since 2.40

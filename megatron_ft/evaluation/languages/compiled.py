@@ -63,17 +63,6 @@ class Compiled(Language):
     def tests_source(self, problem: Problem) -> str:
         """The source of the tests' half: functions that call the program's, the problem's helpers, and its tests."""
 
-    def goes_with_others(self, problem: Problem) -> bool:  # noqa: ARG002
-        """Whether a problem's tests can be built together with others, which must not change what they do."""
-        return False
-
-    def tests_together(self, problems: Sequence[Problem]) -> str:
-        """The source of the tests' halves of several problems, of which all go with others.
-
-        The first word that the artifact gets is the number of the problem whose tests it is to run.
-        """
-        raise NotImplementedError(f"{type(self).__name__} builds no tests together, of {len(problems)} problems or any")
-
     @abc.abstractmethod
     def build_box(self) -> Box:
         """Where sources are compiled."""
@@ -89,10 +78,6 @@ class Compiled(Language):
     @abc.abstractmethod
     def side(self, half: str, artifact: Path) -> Side:
         """What runs an artifact in the `run_box`."""
-
-    def expect(self, problems: Sequence[Problem]) -> None:
-        """Build the tests of these problems together, once the first of them are needed."""
-        self._tests.expect([problem for problem in problems if self.goes_with_others(problem)])
 
     def judge(self, problem: Problem, base: str, program: str) -> Verdict:
         """Build the program, and the tests if they are not, and run them against each other."""
@@ -146,14 +131,17 @@ class Compiled(Language):
     def _build_tests(self, problems: Sequence[Problem]) -> Path | None:
         """The artifact of the tests of a problem, or of several; None where those cannot be built together."""
         together = len(problems) > 1
-        source = self.tests_together(problems) if together else self.tests_source(problems[0])
-        built = self._build("together" if together else "tests", source)
+        built = self._build("together" if together else "tests", self._source_of(problems))
         if built.status and together:  # which one does not compile, or takes too much, is found out one by one
             return None
         if built.status:
             raise EvaluationError(f"{problems[0].task_id}: its tests do not compile ({built.status}: {built.reason}); "
                                   f"the compiler said: {built.output}")
         return self._store(built.data)
+
+    def _source_of(self, problems: Sequence[Problem]) -> str:
+        problem, = problems
+        return self.tests_source(problem)
 
     def _build(self, half: str, source: str) -> Built:
         return self._compiled(self.build_script(half), source)
@@ -169,3 +157,25 @@ class Compiled(Language):
             file.write(data)
         Path(name).chmod(0o555)
         return Path(name)
+
+
+class Together(Compiled):
+    """A language in which the tests of several problems can be built at once."""
+
+    @abc.abstractmethod
+    def goes_with_others(self, problem: Problem) -> bool:
+        """Whether a problem's tests can be built together with others, which must not change what they do."""
+
+    @abc.abstractmethod
+    def tests_together(self, problems: Sequence[Problem]) -> str:
+        """The source of the tests' halves of several problems, of which all go with others.
+
+        The first word that the artifact gets is the number of the problem whose tests it is to run.
+        """
+
+    def expect(self, problems: Sequence[Problem]) -> None:
+        """Build the tests of these problems together, once the first of them are needed."""
+        self._tests.expect([problem for problem in problems if self.goes_with_others(problem)])
+
+    def _source_of(self, problems: Sequence[Problem]) -> str:
+        return self.tests_together(problems) if len(problems) > 1 else super()._source_of(problems)

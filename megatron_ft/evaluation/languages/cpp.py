@@ -22,7 +22,7 @@ from megatron_ft.evaluation.build import Built, build
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages import cpp_together
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import HELLO, Compiled, linker
+from megatron_ft.evaluation.languages.compiled import HELLO, Together, linker
 from megatron_ft.evaluation.languages.declared import split, without_comments
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
@@ -61,7 +61,7 @@ class Signature:
     parameters: tuple[Parameter, ...]
 
 
-class Cpp(Braced, Compiled):
+class Cpp(Braced, Together):
     """C++11, by g++."""
 
     name = "cpp"

@@ -26,7 +26,7 @@ from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import Built
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import Compiled
+from megatron_ft.evaluation.languages.compiled import Together
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
 
@@ -46,7 +46,7 @@ SELF_CHECK = Problem(
     test_setup=f'package main\n\nimport (\n    "testing"\n    "{TESTIFY}/assert"\n)\n')
 
 
-class Go(Braced, Compiled):
+class Go(Braced, Together):
     """Go, by the toolchain on PATH."""
 
     name = "go"

@@ -22,7 +22,7 @@ from megatron_ft.evaluation.benchmark import Problem
 from megatron_ft.evaluation.build import build
 from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.braced import Braced
-from megatron_ft.evaluation.languages.compiled import HELLO, Compiled, linker
+from megatron_ft.evaluation.languages.compiled import HELLO, Together, linker
 from megatron_ft.evaluation.languages.rust_halves import source_of_program, source_of_tests, source_of_tests_together
 from megatron_ft.evaluation.sandbox import Box, Limits
 from megatron_ft.evaluation.toolchain_cache import cached_folder
@@ -53,7 +53,7 @@ SELF_CHECK = Problem(
     "    }\n}\n", "")
 
 
-class Rust(Braced, Compiled):
+class Rust(Braced, Together):
     """Rust 2021, by rustc."""
 
     name = "rust"
