@@ -7,12 +7,13 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from megatron_ft import log
 from megatron_ft.errors import ConfigError, MegatronFTError
@@ -23,6 +24,7 @@ EXIT_FAILED = 1  # a fault of the program or the machine, or of another rank
 EXIT_USER_ERROR = 2
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on where this one ended
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 """Errors of disks and permissions: no fault of ours, and no traceback says more than their own words."""
@@ -32,7 +34,7 @@ WITHOUT_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, er
 
 
 def main(command: Callable[[], int | None]) -> None:
-    """Run a command and leave with its exit code: 0 done, 1 the check failed, 2 a user's error, 130 interrupted.
+    """Run a command and leave with its exit code: 0 done, 1 the check failed, 2 a user's error, 130 or 143 interrupted.
 
     A MegatronFTError is printed as one line, and so is a disk that is full or must not be written; anything else is a
     fault of ours and keeps its traceback (exit code 1).
@@ -46,7 +48,7 @@ def main(command: Callable[[], int | None]) -> None:
         code, line = outcome(error)
         if line is None:
             raise
-        sys.stderr.write(f"{line}\n" if code == EXIT_INTERRUPTED else f"error: {line}\n")
+        sys.stderr.write(f"{line}\n" if isinstance(error, KeyboardInterrupt) else f"error: {line}\n")
     sys.exit(EXIT_OK if code is None else code)
 
 
@@ -56,9 +58,24 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
         return EXIT_USER_ERROR, f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         return EXIT_USER_ERROR, f"{error}; make room or choose another place, then run the same command again"
+    if isinstance(error, Terminated):
+        return EXIT_TERMINATED, "terminated"
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED, "interrupted"
     return EXIT_FAILED, None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def clean_up_after_sigterm() -> None:
+    """From now on SIGTERM (scancel, a time limit) is as Ctrl-C: temporary files go, and what was begun ends; a second kills."""
+    def end(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def cores() -> int:

@@ -23,6 +23,7 @@ ABOUT = """other commands (each with its own --help):
 
 def command() -> int | None:
     """Read the command line and do what it says."""
+    cli.clean_up_after_sigterm()
     argv = sys.argv[1:]
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])

@@ -94,7 +94,7 @@ def test_whatever_ends_the_command_ends_its_workers_and_the_next_one_goes_on(pyt
     source, model = write_benchmark(*PROBLEMS), tiny.write(tmp_path / "model")
     wanted = ("--scenario", "synthesize,fixdocs", "--samples", "7")
     happened = told("signalled", *command(source, model, tmp_path / "ended", "--devices", "2", *wanted))
-    codes = {signal.SIGKILL: -9, signal.SIGTERM: -15, signal.SIGINT: 130}
+    codes = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
     assert {each["signal"]: each["code"] for each in happened["signals"]} == codes
     for each in happened["signals"]:
         assert each["workers"] == 2

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -75,6 +77,36 @@ def test_a_run_of_three_languages_that_is_killed_at_ten_moments_gives_the_same(a
     assert (tmp_path / "killed" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_end_removes_its_temporary_files_and_goes_on_afterwards(sent: signal.Signals, tmp_path: Path) -> None:
+    """As by scancel, or Ctrl-C, while programs are compiled and run."""
+    rows = [{"task_id": DOUBLE.task_id, "scenario": "synthesize", "sample": sample,
+             "program": f"int twice(int x){{ return x * 2 + {sample}; }}\n"} for sample in range(60)]
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "cpp.jsonl").write_text(json.dumps(asdict(DOUBLE)) + "\n")
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp"),
+                   verdict_cache.VARIABLE: str(tmp_path / "verdicts")}
+    command = [sys.executable, "-m", "megatron_ft.evaluate", "--benchmark", str(tmp_path / "benchmark"), "--language", "cpp",
+               "--scenario", "synthesize", "--generations", str(tmp_path / "samples.jsonl"), "--output", str(tmp_path / "out")]
+    partial = tmp_path / ".out.partial" / "results.jsonl"
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    while running.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.01)
+    assert list((tmp_path / "tmp").glob("megatron_ft-build-*"))
+    running.send_signal(sent)
+    _, said = running.communicate(timeout=60)
+    assert (running.returncode, said.splitlines()[-1]) == {signal.SIGTERM: (143, "terminated"),
+                                                           signal.SIGINT: (130, "interrupted")}[sent]
+    assert not list((tmp_path / "tmp").iterdir())
+    kept = partial.read_bytes().count(b"\n")
+    assert 3 <= kept < len(rows)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] == "passed" for row in results(tmp_path / "out")] == [sample == 0 for sample in range(len(rows))]
 
 
 def test_shards_of_three_languages_are_the_whole_run(arguments: list[str], tmp_path: Path,
