@@ -74,8 +74,8 @@ def activate() -> None:
     _adapt_cuda_module()
     _adapt_tensors()
     _adapt_collectives()
-    _adapt_messages()
     _adapt_fusion()
+    _adapt_messages()
     _adapt_generators()
     _adapt_gradient_norm()
 
@@ -190,6 +190,7 @@ def _adapt_messages() -> None:
 
 
 def _adapt_fusion() -> None:
+    """Import megatron-core for the first time: its modules compile as they are imported, which alone takes seconds."""
     compiler = torch.compile
     torch.compile = lambda function, *_, **__: function
     try:
