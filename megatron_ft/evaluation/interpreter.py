@@ -10,7 +10,8 @@ from pathlib import Path
 
 INSIDE = "/box/inside"
 SCRIPTS = Path(__file__).parent / "languages" / "python_inside"
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+               "LD_BIND_NOW": "1"}  # else every fork looks the same symbols up
 
 
 def argv(script: str) -> list[str]:

@@ -23,7 +23,7 @@ from megatron_ft.evaluation import interpreter, seccomp
 from megatron_ft.evaluation.box import Box, processes_allowed, resource_limits
 from megatron_ft.evaluation.box_commands import variables
 from megatron_ft.evaluation.sandbox import Sandbox
-from megatron_ft.evaluation.supervise import DEATH_S, MARK, Scheduled, Stream, drain
+from megatron_ft.evaluation.supervise import DEATH_S, MARK, Scheduled, Stream, drain, to_read
 
 COMMAND = "command"
 READY_S = 60
@@ -121,7 +121,7 @@ class Nursery:
 
         Args:
             argv: a command, to which the numbers of the kept descriptors are appended.
-            stdin: what it finds on its standard input, from a file that has no name.
+            stdin: what it finds on its standard input.
             keep: descriptors that it gets, under other numbers.
             stdout: where its standard output goes, if not to where stderr goes.
             executable: what to execute in place of the first word; it need not be in the box.
@@ -129,9 +129,7 @@ class Nursery:
         """
         order = {"argv": list(argv), "executes": executable is not None, "hello": hello.hex()}
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(tempfile.TemporaryFile())
-            source.write(stdin)
-            source.seek(0)
+            source = stack.enter_context(to_read(stdin))
             program = [stack.enter_context(executable.open("rb")).fileno()] if executable else []
             reading, writing = os.pipe()
             stack.callback(os.close, writing)

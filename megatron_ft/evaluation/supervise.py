@@ -146,7 +146,7 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
     Without a sandbox it begins in a folder of its own, which is removed.
 
     Args:
-        stdin: what the program finds on its standard input, from a file that has no name.
+        stdin: what the program finds on its standard input.
         keep: descriptors that the program gets, under the same numbers.
         stdout: where its standard output goes, if not to where stderr goes.
     """
@@ -154,14 +154,25 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
         folder = "/tmp"  # of the box
         if sandbox.tool == "none":
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="megatron_ft-run-", ignore_cleanup_errors=True))
-        with tempfile.TemporaryFile() as source:
-            source.write(stdin)
-            source.seek(0)
+        with to_read(stdin) as source:
             running = _start(sandbox.command(box, argv, keep, folder), source, keep, stdout, box.limits)
         try:
             yield running
         finally:
             kill(running)
+
+
+@contextlib.contextmanager
+def to_read(content: bytes) -> Iterator[IO[bytes]]:
+    """A file that has no name and cannot be written, as a program could fill the disk behind it."""
+    with contextlib.ExitStack() as stack:
+        path = os.devnull
+        if content:
+            written = stack.enter_context(tempfile.TemporaryFile())
+            written.write(content)
+            written.flush()
+            path = f"/proc/self/fd/{written.fileno()}"
+        yield stack.enter_context(open(path, "rb"))
 
 
 def _start(command: list[str], source: IO[bytes], keep: Sequence[int], stdout: int | None, limits: Limits) -> Running:

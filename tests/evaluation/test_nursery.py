@@ -18,7 +18,7 @@ from megatron_ft.evaluation.box import Box
 from megatron_ft.evaluation.languages.python import Python
 from megatron_ft.evaluation.nursery import Nursery
 from megatron_ft.evaluation.sandbox import Limits, Sandbox
-from megatron_ft.evaluation.supervise import watch
+from megatron_ft.evaluation.supervise import started, watch
 from tests.evaluation import ordinary_user
 from tests.evaluation.problems import make_problem
 
@@ -113,11 +113,28 @@ def test_nor_does_a_command(boxes: Sandbox, filtered: bool, tmp_path: Path) -> N
     assert (status, said) == (0, f"{environment} ['inside']\n")
 
 
-def ended(nursery: Nursery, argv: list[str], **options: object) -> tuple[int | None, str]:
+def ended(nursery: Nursery, argv: list[str], stdin: bytes = b"", **options: object) -> tuple[int | None, str]:
     """Exit status and output of a command."""
-    with nursery.started(argv, stdin=b"", **options) as running:
+    with nursery.started(argv, stdin=stdin, **options) as running:
         assert watch([running.output], [running.output], time.monotonic() + 30) == "ended"
         return running.status(within_s=5), running.output.text
+
+
+@pytest.mark.parametrize("stdin", [b"", b"given"])
+def test_nothing_can_be_written_into_standard_input(boxes: Sandbox, stdin: bytes) -> None:
+    """It would be a file on the evaluator's disk."""
+    command = ["/bin/sh", "-c", "cat; head -c 100000 /dev/zero >&0"]
+    nursery = Nursery(boxes, Box())
+    try:
+        status, said = ended(nursery, command, stdin)
+    finally:
+        nursery.close()
+    with started(boxes, Box(), command, stdin=stdin) as running:
+        watch([running.output], [running.output], time.monotonic() + 30)
+        alone = running.output.text
+    for each in (said, alone.removeprefix("\x01up\n")):
+        assert each.startswith(stdin.decode()) and "Bad file descriptor" in each
+    assert status != 0
 
 
 def test_a_command_finds_signals_as_they_are_by_default(boxes: Sandbox) -> None:

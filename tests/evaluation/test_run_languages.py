@@ -80,7 +80,7 @@ def test_a_run_of_three_languages_that_is_killed_at_ten_moments_gives_the_same(a
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_end_removes_its_temporary_files_and_goes_on_afterwards(sent: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_that_is_told_to_end_removes_its_temporary_files_and_goes_on_later(sent: signal.Signals, tmp_path: Path) -> None:
     """As by scancel, or Ctrl-C, while programs are compiled and run."""
     rows = [{"task_id": DOUBLE.task_id, "scenario": "synthesize", "sample": sample,
              "program": f"int twice(int x){{ return x * 2 + {sample}; }}\n"} for sample in range(60)]

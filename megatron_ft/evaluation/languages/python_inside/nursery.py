@@ -62,10 +62,14 @@ def fork_into_namespaces() -> int:
     return require(pid)
 
 
-def give_up_rights(uid: int | None, locked: bool, filter: str) -> None:
-    """Become a user without any right, who can get none back, and is refused the system calls of a filter in digits."""
+def refuse_new_rights() -> None:
+    """Have this process, and those that it forks, get no right that they do not hold; those that they hold, they keep."""
     require(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0))
     drop_capabilities(keep_effective=True)
+
+
+def give_up_rights(uid: int | None, locked: bool, filter: str) -> None:
+    """Become a user without any right, who can get none back, and is refused the system calls of a filter in digits."""
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -183,6 +187,7 @@ def main() -> None:
     """Load what programs may import, say so, and serve orders until the socket is closed."""
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.loads(control.recv(ORDER_BYTES))
+    refuse_new_rights()
     if setup["runs"] == "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     if setup["runs"] != "command":

@@ -8,10 +8,10 @@ values they expect, the token that is written after their last assert, and this 
 
 from __future__ import annotations
 
-import ast
 import builtins
 import json
 import os
+import symtable
 import sys
 import traceback
 
@@ -103,16 +103,20 @@ def raised(reply: dict) -> Exception:
     return Exception(text)
 
 
-def wanted(tests: ast.Module, entry_point: str) -> list[str]:
-    """The names that the tests read and neither define nor find among the built-ins; the entry point first."""
-    read, defined = set(), set()
-    for node in ast.walk(tests):
-        if isinstance(node, ast.Name):
-            (read if isinstance(node.ctx, ast.Load) else defined).add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            defined.add(node.name)
-        elif isinstance(node, ast.alias):
-            defined.add((node.asname or node.name).split(".")[0])
+def wanted(tests: str, entry_point: str) -> list[str]:
+    """The global names that the tests read and neither define nor find among the built-ins; the entry point first.
+
+    >>> wanted("import math\\ndef check(given):\\n    assert given(math.pi) == helper(len([one for one in table]))", "area")
+    ['area', 'helper', 'table']
+    """
+    read, defined, scopes = set(), set(), [symtable.symtable(tests, "tests.py", "exec")]
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        for symbol in scope.get_symbols():
+            if symbol.is_global() or scope.get_type() == "module":
+                read |= {symbol.get_name()} if symbol.is_referenced() else set()
+                defined |= {symbol.get_name()} if symbol.is_assigned() or symbol.is_imported() else set()
     return [entry_point, *sorted(read - defined - {entry_point} - set(dir(builtins)))]
 
 
@@ -124,12 +128,12 @@ def run(job: dict, program: Program) -> tuple[str, str] | None:
     """
     scope: dict = {"__name__": "tests"}
     try:
-        tests = ast.parse(job["test"])
-        exec(compile(job["context"], "context.py", "exec"), scope)
+        tests = compile(job["test"], "tests.py", "exec", dont_inherit=True)
+        exec(compile(job["context"], "context.py", "exec", dont_inherit=True), scope)
     except Exception as problem:
         return "broken", f"its own text does not run: {type(problem).__name__}: {problem}"
     try:
-        names = [name for name in wanted(tests, job["entry_point"]) if name not in scope]
+        names = [name for name in wanted(job["test"], job["entry_point"]) if name not in scope]
         loaded = program.ask({"load": names})
         if "error" in loaded:
             problem = raised(loaded)
@@ -138,7 +142,7 @@ def run(job: dict, program: Program) -> tuple[str, str] | None:
         for name in names:
             if name in (told := loaded.get("names", {})):
                 scope[name] = program.function(name) if "callable" in told[name] else decode(told[name].get("value"))
-        exec(compile(tests, "tests.py", "exec"), scope)
+        exec(tests, scope)
     except NotCarriedError as problem:
         return "broken", str(problem)
     except BaseException as problem:
