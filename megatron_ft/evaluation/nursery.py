@@ -134,7 +134,7 @@ class Nursery:
             reading, writing = os.pipe()
             stack.callback(os.close, writing)
             forked = Forked(self, Stream(reading, self._limits.output_bytes), self._limits.memory_bytes, self._scheduled())
-            standard = [source.fileno(), writing if stdout is None else stdout, writing]
+            standard = [source, writing if stdout is None else stdout, writing]
             try:
                 socket.send_fds(self._control, [json.dumps(order).encode()], [*standard, *program, *keep])
             except OSError:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.box import Box, Limits
@@ -163,19 +162,23 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
 
 
 @contextlib.contextmanager
-def to_read(content: bytes) -> Iterator[IO[bytes]]:
-    """A file that has no name and cannot be written, as a program could fill the disk behind it."""
+def to_read(content: bytes) -> Iterator[int]:
+    """A descriptor to read this from and for nothing else: behind one for writing a program could fill the disk."""
     with contextlib.ExitStack() as stack:
-        path = os.devnull
-        if content:
+        reading, writing = os.pipe()
+        stack.callback(os.close, reading)
+        with open(writing, "wb", buffering=0) as pipe:
+            os.set_blocking(writing, False)
+            fits = not content or pipe.write(content) == len(content)
+        if not fits:
             written = stack.enter_context(tempfile.TemporaryFile())
             written.write(content)
             written.flush()
-            path = f"/proc/self/fd/{written.fileno()}"
-        yield stack.enter_context(open(path, "rb"))
+            reading = stack.enter_context(open(f"/proc/self/fd/{written.fileno()}", "rb")).fileno()
+        yield reading
 
 
-def _start(command: list[str], source: IO[bytes], keep: Sequence[int], stdout: int | None, limits: Limits) -> Running:
+def _start(command: list[str], source: int, keep: Sequence[int], stdout: int | None, limits: Limits) -> Running:
     begun = time.monotonic()  # not when Popen returns: its process may have waited long for a core by then
     reading, writing = os.pipe()
     try:
@@ -202,7 +205,7 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
         "memory" when the processes of the guarded box did so together.
     """
     looked, is_last = time.monotonic(), False
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         for stream in streams:
             if stream.open:
                 selector.register(stream.descriptor, selectors.EVENT_READ, stream)
@@ -219,12 +222,11 @@ def watch(streams: Sequence[Stream], until: Sequence[Stream], deadline: float, g
                 if over_memory(guarded):
                     return "memory"
             for key, _ in ready:
-                selector.unregister(key.fd)
                 key.data.read()
                 if key.data.count > key.data.limit:
                     return "flood"
-                if key.data.open:
-                    selector.register(key.fd, selectors.EVENT_READ, key.data)
+                if not key.data.open:
+                    selector.unregister(key.fd)
     return "ended"
 
 

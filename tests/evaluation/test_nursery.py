@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -120,10 +121,11 @@ def ended(nursery: Nursery, argv: list[str], stdin: bytes = b"", **options: obje
         return running.status(within_s=5), running.output.text
 
 
-@pytest.mark.parametrize("stdin", [b"", b"given"])
+@pytest.mark.parametrize("stdin", [b"", b"given", b"large" * 2**18], ids=["empty", "small", "large"])
 def test_nothing_can_be_written_into_standard_input(boxes: Sandbox, stdin: bytes) -> None:
     """It would be a file on the evaluator's disk."""
-    command = ["/bin/sh", "-c", "cat; head -c 100000 /dev/zero >&0"]
+    command = ["/bin/sh", "-c", "cksum; head -c 100000 /dev/zero >&0"]
+    read = subprocess.run("cksum", input=stdin, capture_output=True, check=True).stdout.decode()
     nursery = Nursery(boxes, Box())
     try:
         status, said = ended(nursery, command, stdin)
@@ -133,7 +135,7 @@ def test_nothing_can_be_written_into_standard_input(boxes: Sandbox, stdin: bytes
         watch([running.output], [running.output], time.monotonic() + 30)
         alone = running.output.text
     for each in (said, alone.removeprefix("\x01up\n")):
-        assert each.startswith(stdin.decode()) and "Bad file descriptor" in each
+        assert each.startswith(read) and "Bad file descriptor" in each
     assert status != 0
 
 
