@@ -93,7 +93,8 @@ def test_a_run_that_is_told_to_end_removes_its_temporary_files_and_goes_on_later
     command = [sys.executable, "-m", "megatron_ft.evaluate", "--benchmark", str(tmp_path / "benchmark"), "--language", "cpp",
                "--scenario", "synthesize", "--generations", str(tmp_path / "samples.jsonl"), "--output", str(tmp_path / "out")]
     partial = tmp_path / ".out.partial" / "results.jsonl"
-    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job ignores it
     while running.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") >= 3):
         time.sleep(0.01)
     assert list((tmp_path / "tmp").glob("megatron_ft-build-*"))
