@@ -196,6 +196,7 @@ def command() -> int:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may be a background job, which ignores it
         sys.stdout = sys.stderr
         cli.main(evaluate.command)
     return child
