@@ -1,4 +1,4 @@
-"""Forks a process for each program and each problem's tests, instead of making a box, or starting python, for each.
+"""Forks a process for each program, instead of making a box, or starting python, for each.
 
 `python -m python_inside.nursery CONTROL`, in a box, with the rights that making namespaces takes.
 
@@ -9,12 +9,14 @@ status and its cpu seconds are the answer to every order.
 
 A process is the first of pid, mount and ipc namespaces of its own, with its own /tmp, and has given up every right before
 anything of a program is read. When it ends, the kernel ends all that it started, and nothing of one program is there for the
-next. Python's tests are the benchmark's, and run by nothing else: their nursery gives its rights up itself, and forks.
+next. Python's tests are the benchmark's, and run by nothing else: their nursery gives its rights up itself, and forks a process
+that takes one case after the other (`resident`).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -28,6 +30,7 @@ import site
 import socket
 import struct
 import sys
+from dataclasses import dataclass
 
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
 NEW_USER = 0x10000000
@@ -108,7 +111,8 @@ def become(setup: dict, order: dict, descriptors: list[int]) -> None:
         size = f"mode=1777,size={setup['tmp_bytes']}".encode()
         require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
     for name, (soft, hard) in setup["limits"].items():
-        resource.setrlimit(LIMITS[name], (soft, hard))
+        if name != "cpu" or setup["runs"] != "tests":  # where each case has its own
+            resource.setrlimit(LIMITS[name], (soft, hard))
     if setup["runs"] != "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     os.chdir("/tmp")
@@ -117,7 +121,14 @@ def become(setup: dict, order: dict, descriptors: list[int]) -> None:
     if setup["runs"] == "public":  # of the other halves the tests say whether they stand
         os.write(1, setup["mark"].encode())
     sys.argv[1:] = map(str, others)
-    sys.modules[f"{__package__}.{setup['runs']}"].main()
+    if setup["runs"] == "tests":
+        sys.argv.append(str(setup["limits"]["cpu"][0]))
+    sys.modules[module(setup)].main()
+
+
+def module(setup: dict) -> str:
+    """The name of what a python process of the nursery runs."""
+    return f"{__package__}.{'resident' if setup['runs'] == 'tests' else setup['runs']}"
 
 
 def execute(environment: dict, order: dict, descriptors: list[int]) -> None:
@@ -154,23 +165,63 @@ def leave_with(run: object, *arguments: object) -> None:
         os._exit(code & 0xFF)
 
 
-def attend(control: socket.socket, ended: int, child: int) -> tuple[int, float]:
-    """How a process ended, exit status and cpu seconds; it is killed when the socket says so or is closed.
+@dataclass
+class Child:
+    """A process of the nursery."""
+
+    pid: int
+    link: socket.socket | None = None
+    """How it takes orders and answers them, where it does so more than once."""
+
+    def answer(self) -> bytes:
+        """What it answers; nothing if it has died."""
+        try:
+            return self.link.recv(ORDER_BYTES)
+        except ConnectionError:  # it had not read its order
+            return b""
+
+
+def start(setup: dict, control: socket.socket, order: bytes, descriptors: list[int]) -> Child:
+    """Fork the process of an order."""
+    link, theirs = (None, None) if setup["runs"] != "tests" else socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork() if link else fork_into_namespaces()
+    if pid == 0:
+        control.close()
+        if theirs:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            descriptors = [nothing] * STANDARD + [theirs.detach()]
+        leave_with(become, setup, json.loads(order), descriptors)
+    if theirs:
+        theirs.close()
+    return Child(pid, link)
+
+
+def attend(control: socket.socket, ended: int, child: Child) -> tuple[int, float]:
+    """How an order ended, exit status and cpu seconds; its process is killed when the socket says so or is closed.
 
     Args:
         ended: becomes readable when some process ends. A descriptor of the process itself would be simpler, but Linux has
             had it only since 5.3, and pythons that are built for older ones lack the call.
     """
+    watched = [ended, control, *([child.link] if child.link else [])]
     while True:
-        pid, status, used = os.wait4(child, os.WNOHANG)
+        pid, status, used = os.wait4(child.pid, os.WNOHANG)
         if not pid:
-            ready, _, _ = select.select([ended, control], [], [])
-            if ended in ready:
+            ready, _, _ = select.select(watched, [], [])
+            if child.link in ready and (answered := child.answer()):
+                return 0, float(answered)
+            if child.link in ready:  # it is on its way
+                _, status, used = os.wait4(child.pid, 0)
+            elif ended in ready:
                 os.read(ended, ORDER_BYTES)
                 continue
-            control.recv(ORDER_BYTES)
-            os.kill(child, signal.SIGKILL)
-            _, status, used = os.wait4(child, 0)
+            else:
+                control.recv(ORDER_BYTES)
+                os.kill(child.pid, signal.SIGKILL)
+                _, status, used = os.wait4(child.pid, 0)
+        if child.link:
+            child.link.close()
+        child.pid = 0
         return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
@@ -191,8 +242,8 @@ def main() -> None:
     if setup["runs"] == "tests":
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     if setup["runs"] != "command":
-        for name in (f".{setup['runs']}", *OFTEN_IMPORTED):
-            importlib.import_module(name, __package__)
+        for name in (module(setup), *OFTEN_IMPORTED):
+            importlib.import_module(name)
         site.setquit(), site.setcopyright(), site.sethelper()  # the built-ins that an interpreter with -S lacks
     if setup["numpy"]:
         import numpy  # noqa: F401  # for the programs that import it
@@ -200,16 +251,18 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
     control.send(b"ready")
+    child = Child(0)
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, ORDER_BYTES, DESCRIPTORS)
         if not message:
             return
         if not descriptors:  # a kill that came when the process had ended by itself
             continue
-        child = fork_into_namespaces() if setup["runs"] != "tests" else os.fork()
-        if child == 0:
-            control.close()
-            leave_with(become, setup, json.loads(message), descriptors)
+        if not child.pid:
+            child = start(setup, control, message, descriptors)
+        if child.link:
+            with contextlib.suppress(OSError):  # it has died meanwhile, which is its answer
+                socket.send_fds(child.link, [message], descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         status, cpu_s = attend(control, ended, child)

@@ -162,20 +162,28 @@ def outcome(problem: BaseException, tests: str) -> tuple[str, str]:
     return "failed", f"{type(problem).__name__}{text}, at test line {(places or ['?'])[-1]}: {line}"
 
 
-def main() -> None:
-    """Run the job; write `ready`, then either the token or what happened, as `evaluation/case.py` has it."""
+def main() -> bool:
+    """Run the job; write `ready`, then either the token or what happened, as `evaluation/case.py` has it.
+
+    Returns:
+        Whether the tests were over as usual: passed, or failed at an assert.
+    """
     incoming, outgoing, verdict = map(int, sys.argv[1:4])
     job = json.loads(sys.stdin.buffer.read())
     os.write(verdict, b"ready\n")
-    program = Program(Channel(incoming, outgoing))
+    channel = Channel(incoming, outgoing)
+    program = Program(channel)
     try:
         program.ask(None)
     except (Breach, Ended):
         os.write(verdict, b"not started\n")
-        return
+        return False
     happened = run(job, program)
     said = job["token"] if happened is None else "\n".join(happened)
     os.write(verdict, said.encode("utf-8", "backslashreplace"))
+    os.close(verdict)
+    channel.close()
+    return program.over is None and (happened is None or happened[1].startswith("AssertionError"))
 
 
 if __name__ == "__main__":

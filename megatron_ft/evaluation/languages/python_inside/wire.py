@@ -6,6 +6,7 @@ object whose `__eq__` always agrees arrives as nothing that equals anything. Ali
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -62,6 +63,12 @@ class Channel:
     def __init__(self, incoming: int, outgoing: int) -> None:
         self.incoming = os.fdopen(incoming, "rb")
         self.outgoing = os.fdopen(outgoing, "wb")
+
+    def close(self) -> None:
+        """Close both ends; nobody need read what is left."""
+        self.incoming.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.outgoing.close()
 
     def send(self, message: dict) -> None:
         """Write one message; Ended if nobody reads any more."""
