@@ -30,7 +30,6 @@ import site
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
 NEW_USER = 0x10000000
@@ -165,13 +164,12 @@ def leave_with(run: object, *arguments: object) -> None:
         os._exit(code & 0xFF)
 
 
-@dataclass
 class Child:
-    """A process of the nursery."""
+    """A process of the nursery; `link` is how it takes orders and answers them, where it does so more than once."""
 
-    pid: int
-    link: socket.socket | None = None
-    """How it takes orders and answers them, where it does so more than once."""
+    def __init__(self, pid: int, link: socket.socket | None = None) -> None:
+        self.pid = pid
+        self.link = link
 
     def answer(self) -> bytes:
         """What it answers; nothing if it has died."""

@@ -4,8 +4,8 @@
 message on the socket brings a case's descriptors, of stdin, stdout, stderr and the pipes, and is answered with the cpu seconds
 that the case took. Where the process ends instead, its exit status is that of the case, and the next case gets a new process.
 
-So it ends, of itself, after a case that may matter to the next: where tests did not pass or fail at an assert, imported what was
-not there yet, left threads or functions to be called, or made memory grow. What a program sends them is plain data (see `wire`)
+So it ends, of itself, after a case that may matter to the next: where tests did not pass or fail at an assert, imported what
+was not there, left threads or functions to be called, or made memory grow. What a program sends them is plain data (see `wire`)
 and is gone with the case.
 """
 

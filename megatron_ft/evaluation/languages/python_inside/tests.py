@@ -124,7 +124,7 @@ def run(job: dict, program: Program) -> tuple[str, str] | None:
     """Load the program and run the tests; None when the last assert held, else kind and reason.
 
     Imports and helpers of the problem's own text are run here, so that a program cannot bend a helper that the tests
-    use by giving it another body.
+    use by giving it another body. All that can be done before the program's box stands is done by then.
     """
     scope: dict = {"__name__": "tests"}
     try:
@@ -132,9 +132,13 @@ def run(job: dict, program: Program) -> tuple[str, str] | None:
         exec(compile(job["context"], "context.py", "exec", dont_inherit=True), scope)
     except Exception as problem:
         return "broken", f"its own text does not run: {type(problem).__name__}: {problem}"
+    names = [name for name in wanted(job["test"], job["entry_point"]) if name not in scope]
     try:
-        names = [name for name in wanted(job["test"], job["entry_point"]) if name not in scope]
-        loaded = program.ask({"load": names})
+        program.ask({"load": names})  # the first answer is that its box stands
+    except (Breach, Ended):
+        return "not started", ""
+    try:
+        loaded = program.ask(None)
         if "error" in loaded:
             problem = raised(loaded)
             kind = "compile error" if loaded.get("stage") == "compile" else "failed"
@@ -173,11 +177,6 @@ def main() -> bool:
     os.write(verdict, b"ready\n")
     channel = Channel(incoming, outgoing)
     program = Program(channel)
-    try:
-        program.ask(None)
-    except (Breach, Ended):
-        os.write(verdict, b"not started\n")
-        return False
     happened = run(job, program)
     said = job["token"] if happened is None else "\n".join(happened)
     os.write(verdict, said.encode("utf-8", "backslashreplace"))
