@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
 import os
 import subprocess
 import sys
@@ -35,7 +34,6 @@ def interpreter() -> str:
 @cache
 def shown() -> dict[str, str]:
     """Folders outside -> their places in a box: our scripts, the interpreter, and its libraries."""
-    compileall.compile_dir(SCRIPTS, quiet=2)  # where this may be written; else every box that starts compiles them
     real = str(Path(interpreter()).parents[1])  # another path than base_prefix where one of the two is a link
     places = {str(SCRIPTS): f"{INSIDE}/{SCRIPTS.name}", sys.base_prefix: sys.base_prefix, real: real}
     libraries = {str(Path(path).parent) for path in _loaded_libraries()}

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -201,6 +202,7 @@ class Nurseries:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._mine = threading.local()
+        self._left: dict[str, list[Nursery]] = defaultdict(list)
 
     def get(self, box: Box, half: str, runs: str = COMMAND, *, with_numpy: bool = False) -> Nursery | None:
         """This thread's nursery for such a box and for one half of a case, alive; None without a sandbox.
@@ -210,8 +212,16 @@ class Nurseries:
         if self._sandbox.tool == "none":
             return None
         kind = repr((box, half, runs, with_numpy))
-        known = vars(self._mine).get(kind)
-        if known is None or not known.alive:
-            known = Nursery(self._sandbox, box, runs, with_numpy=with_numpy)
-            vars(self._mine)[kind] = known
-        return known
+        mine, left = vars(self._mine), self._left[kind]
+        while kind not in mine or not mine[kind].alive:
+            try:
+                mine[kind] = left.pop()
+            except IndexError:
+                mine[kind] = Nursery(self._sandbox, box, runs, with_numpy=with_numpy)
+        return mine[kind]
+
+    def leave(self) -> None:
+        """Let this thread's be those of whichever threads ask next; they die with it all the same."""
+        for kind, nursery in vars(self._mine).items():
+            self._left[kind].append(nursery)
+        vars(self._mine).clear()

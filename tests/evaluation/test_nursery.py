@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,24 @@ def test_a_command_finds_signals_as_they_are_by_default(boxes: Sandbox) -> None:
         assert ended(nursery, ["/bin/sh", "-c", "yes | head -n 1"]) == (0, "y\n")
     finally:
         nursery.close()
+
+
+def test_what_one_thread_leaves_serves_the_next(boxes: Sandbox) -> None:
+    python = Python(boxes)
+    assert python.judge(make_problem(), "", "def double(x):\n    return x * 2\n").passed
+    mine = python._nursery("program")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(python._nursery, "program").result() is not mine
+    python.nurseries.leave()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(python._nursery, "program").result() is mine
+    assert python._nursery("program") is not mine
+    assert mine.alive
+    mine.process.kill()
+    mine.process.wait()
+    python.nurseries.leave()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(python._nursery, "program").result().alive
 
 
 def test_a_nursery_that_is_killed_is_replaced(boxes: Sandbox) -> None:

@@ -68,6 +68,7 @@ class Language(abc.ABC):
             if verdict.status != expected:
                 raise EvaluationError(f"{self.title} programs cannot be judged here: one that must give '{expected}' gave "
                                       f"'{verdict.status}' ({verdict.reason}); {self.explained(verdict.output)}")
+        self.nurseries.leave()
 
     def explained(self, output: str) -> str:
         """What to do about a self-check that failed with this output."""
