@@ -75,14 +75,14 @@ class Forked:
 
 
 class Nursery:
-    """One box, for one thread: it dies with the thread that made it."""
+    """One box, for one thread at a time: it dies with the thread that made it."""
 
     def __init__(self, sandbox: Sandbox, box: Box, runs: str = COMMAND, *, with_numpy: bool = False) -> None:
         """Start it; EvaluationError with what it said if it does not come up.
 
         Args:
             box: what its processes find around them.
-            runs: what they are: commands, or one half of a case in python.
+            runs: what they are: commands, or a script of python's.
             with_numpy: load it once for all of them.
         """
         self._limits = box.limits

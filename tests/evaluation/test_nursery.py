@@ -205,7 +205,8 @@ def begun_with(text: str, python: Python, folder: Path) -> Python:
     """The same, whose interpreters run a text at their start."""
     shutil.copytree(interpreter.SCRIPTS, folder / interpreter.SCRIPTS.name)
     folder.chmod(0o755)
-    (folder / interpreter.SCRIPTS.name / "__init__.py").write_text(text)
+    with (folder / interpreter.SCRIPTS.name / "__init__.py").open("a") as file:
+        file.write(text)
     box = python._box
     python._box = replace(box, read_only={**box.read_only, str(folder): "/box/site"},
                           environment={**box.environment, "PYTHONPATH": f"/box/site:{box.environment['PYTHONPATH']}"})

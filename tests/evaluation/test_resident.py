@@ -59,7 +59,7 @@ def test_it_is_another_after_what_may_matter(boxes: Sandbox, test: str, program:
     before = process(python)
     assert judged(python, test, program).status == status
     assert process(python) != before
-    assert judged(python, "assert not hasattr(__builtins__, 'left')\nassert double(2) == 4").status == "passed"
+    assert judged(python, "import builtins\nassert not hasattr(builtins, 'left')\nassert double(2) == 4").status == "passed"
 
 
 def test_the_cpu_time_of_a_case_is_its_own(boxes: Sandbox) -> None:

@@ -86,7 +86,7 @@ class Python(Language):
 
         With numpy a fork copies and frees twice as many pages, so only texts that name it get one that has loaded it.
         """
-        return self.nurseries.get(self._box, half, half, with_numpy=with_numpy)
+        return self.nurseries.get(self._box, half, "resident" if half == "tests" else half, with_numpy=with_numpy)
 
     @cached_property
     def _box(self) -> Box:

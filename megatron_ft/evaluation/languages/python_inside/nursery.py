@@ -31,6 +31,8 @@ import socket
 import struct
 import sys
 
+from . import DESCRIPTORS, ORDER_BYTES, STANDARD
+
 NEW_NAMESPACES = 0x08000000 | 0x00020000 | 0x20000000  # CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID
 NEW_USER = 0x10000000
 CLONE = {"x86_64": 56, "aarch64": 220}
@@ -39,8 +41,7 @@ NO_SUID, NO_DEV = 2, 4
 CAPABILITIES_V3 = 0x20080522
 CAPABILITIES = 41
 INSTRUCTION_BYTES = 8
-ORDER_BYTES, DESCRIPTORS = 2**16, 8
-STANDARD = 3  # descriptors of stdin, stdout and stderr
+RESIDENT = "resident"
 OFTEN_IMPORTED = ("collections", "copy", "functools", "heapq", "itertools", "math", "re", "string", "typing")
 """Loaded once for all python programs. Not random or threading: what they do after a fork takes longer than to load them."""
 LIMITS = {"cpu": resource.RLIMIT_CPU, "as": resource.RLIMIT_AS, "nproc": resource.RLIMIT_NPROC,
@@ -97,6 +98,32 @@ def drop_capabilities(*, keep_effective: bool = False) -> None:
 
 def become(setup: dict, order: dict, descriptors: list[int]) -> None:
     """Run what the nursery is for as this process, with the descriptors of an order and none besides."""
+    others = take_over(descriptors)
+    size = f"mode=1777,size={setup['tmp_bytes']}".encode()
+    require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
+    limit(setup["limits"])
+    give_up_rights(setup["uid"], setup["locked"], setup["filter"])
+    os.chdir("/tmp")
+    if setup["runs"] == "command":
+        execute(setup["environment"], order, others)
+    if setup["runs"] == "public":  # of the other halves the tests say whether they stand
+        os.write(1, setup["mark"].encode())
+    run(setup, others)
+
+
+def become_resident(setup: dict, link: int) -> None:
+    """Take orders from a socket, with no descriptor besides and with the limits of a case but for that of cpu time."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    others = take_over([nothing] * STANDARD + [link])
+    limits = dict(setup["limits"])
+    cpu_s, _ = limits.pop("cpu")
+    limit(limits)
+    os.chdir("/tmp")
+    run(setup, [*others, cpu_s])
+
+
+def take_over(descriptors: list[int]) -> list[int]:
+    """Lead a session that has these descriptors alone, the first as stdin, stdout and stderr; the others."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for place, descriptor in enumerate(descriptors[:STANDARD]):
@@ -106,28 +133,19 @@ def become(setup: dict, order: dict, descriptors: list[int]) -> None:
     for before, after in itertools.pairwise(kept):
         os.closerange(before + 1, after)
     os.setsid()
-    if setup["runs"] != "tests":
-        size = f"mode=1777,size={setup['tmp_bytes']}".encode()
-        require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
-    for name, (soft, hard) in setup["limits"].items():
-        if name != "cpu" or setup["runs"] != "tests":  # where each case has its own
-            resource.setrlimit(LIMITS[name], (soft, hard))
-    if setup["runs"] != "tests":
-        give_up_rights(setup["uid"], setup["locked"], setup["filter"])
-    os.chdir("/tmp")
-    if setup["runs"] == "command":
-        execute(setup["environment"], order, others)
-    if setup["runs"] == "public":  # of the other halves the tests say whether they stand
-        os.write(1, setup["mark"].encode())
-    sys.argv[1:] = map(str, others)
-    if setup["runs"] == "tests":
-        sys.argv.append(str(setup["limits"]["cpu"][0]))
-    sys.modules[module(setup)].main()
+    return others
 
 
-def module(setup: dict) -> str:
-    """The name of what a python process of the nursery runs."""
-    return f"{__package__}.{'resident' if setup['runs'] == 'tests' else setup['runs']}"
+def limit(limits: dict) -> None:
+    """Set this process's limits."""
+    for name, (soft, hard) in limits.items():
+        resource.setrlimit(LIMITS[name], (soft, hard))
+
+
+def run(setup: dict, arguments: list[int]) -> None:
+    """Call what the nursery has loaded."""
+    sys.argv[1:] = map(str, arguments)
+    sys.modules[f"{__package__}.{setup['runs']}"].main()
 
 
 def execute(environment: dict, order: dict, descriptors: list[int]) -> None:
@@ -181,16 +199,18 @@ class Child:
 
 def start(setup: dict, control: socket.socket, order: bytes, descriptors: list[int]) -> Child:
     """Fork the process of an order."""
-    link, theirs = (None, None) if setup["runs"] != "tests" else socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork() if link else fork_into_namespaces()
+    if setup["runs"] != RESIDENT:
+        pid = fork_into_namespaces()
+        if pid == 0:
+            control.close()
+            leave_with(become, setup, json.loads(order), descriptors)
+        return Child(pid)
+    link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
     if pid == 0:
         control.close()
-        if theirs:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            descriptors = [nothing] * STANDARD + [theirs.detach()]
-        leave_with(become, setup, json.loads(order), descriptors)
-    if theirs:
-        theirs.close()
+        leave_with(become_resident, setup, theirs.detach())
+    theirs.close()
     return Child(pid, link)
 
 
@@ -237,11 +257,11 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.loads(control.recv(ORDER_BYTES))
     refuse_new_rights()
-    if setup["runs"] == "tests":
+    if setup["runs"] == RESIDENT:
         give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     if setup["runs"] != "command":
-        for name in (module(setup), *OFTEN_IMPORTED):
-            importlib.import_module(name)
+        for name in (f".{setup['runs']}", *OFTEN_IMPORTED):
+            importlib.import_module(name, __package__)
         site.setquit(), site.setcopyright(), site.sethelper()  # the built-ins that an interpreter with -S lacks
     if setup["numpy"]:
         import numpy  # noqa: F401  # for the programs that import it

@@ -19,10 +19,8 @@ import resource
 import socket
 import sys
 
-from . import tests
+from . import DESCRIPTORS, ORDER_BYTES, STANDARD, tests
 
-ORDER_BYTES, DESCRIPTORS = 2**16, 8
-STANDARD = 3  # descriptors of stdin, stdout and stderr
 GROWTH_KIB = 16 * 1024
 
 

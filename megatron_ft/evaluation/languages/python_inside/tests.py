@@ -114,9 +114,12 @@ def wanted(tests: str, entry_point: str) -> list[str]:
         scope = scopes.pop()
         scopes += scope.get_children()
         for symbol in scope.get_symbols():
-            if symbol.is_global() or scope.get_type() == "module":
-                read |= {symbol.get_name()} if symbol.is_referenced() else set()
-                defined |= {symbol.get_name()} if symbol.is_assigned() or symbol.is_imported() else set()
+            if not symbol.is_global() and scope.get_type() != "module":
+                continue
+            if symbol.is_referenced():
+                read.add(symbol.get_name())
+            if symbol.is_assigned() or symbol.is_imported():
+                defined.add(symbol.get_name())
     return [entry_point, *sorted(read - defined - {entry_point} - set(dir(builtins)))]
 
 
@@ -175,13 +178,12 @@ def main() -> bool:
     incoming, outgoing, verdict = map(int, sys.argv[1:4])
     job = json.loads(sys.stdin.buffer.read())
     os.write(verdict, b"ready\n")
-    channel = Channel(incoming, outgoing)
-    program = Program(channel)
+    program = Program(Channel(incoming, outgoing))
     happened = run(job, program)
     said = job["token"] if happened is None else "\n".join(happened)
     os.write(verdict, said.encode("utf-8", "backslashreplace"))
     os.close(verdict)
-    channel.close()
+    program.channel.close()
     return program.over is None and (happened is None or happened[1].startswith("AssertionError"))
 
 
