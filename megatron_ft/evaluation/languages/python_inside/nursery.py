@@ -9,8 +9,8 @@ status and its cpu seconds are the answer to every order.
 
 A process is the first of pid, mount and ipc namespaces of its own, with its own /tmp, and has given up every right before
 anything of a program is read. When it ends, the kernel ends all that it started, and nothing of one program is there for the
-next. Python's tests are the benchmark's, and run by nothing else: their nursery gives its rights up itself, and forks a process
-that takes one case after the other (`resident`).
+next. Python's tests are the benchmark's: their process takes one case after the other, as long as it leaves nothing that may
+matter to the next (`resident`).
 """
 
 from __future__ import annotations
@@ -97,11 +97,15 @@ def drop_capabilities(*, keep_effective: bool = False) -> None:
 
 
 def become(setup: dict, order: dict, descriptors: list[int]) -> None:
-    """Run what the nursery is for as this process, with the descriptors of an order and none besides."""
+    """Run what the nursery is for as this process, with these descriptors and none besides."""
     others = take_over(descriptors)
     size = f"mode=1777,size={setup['tmp_bytes']}".encode()
     require(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", NO_SUID | NO_DEV, size))
-    limit(setup["limits"])
+    limits = dict(setup["limits"])
+    if setup["runs"] == RESIDENT:  # where each case has cpu seconds of its own
+        cpu_s, _ = limits.pop("cpu")
+        others.append(cpu_s)
+    limit(limits)
     give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     os.chdir("/tmp")
     if setup["runs"] == "command":
@@ -109,17 +113,6 @@ def become(setup: dict, order: dict, descriptors: list[int]) -> None:
     if setup["runs"] == "public":  # of the other halves the tests say whether they stand
         os.write(1, setup["mark"].encode())
     run(setup, others)
-
-
-def become_resident(setup: dict, link: int) -> None:
-    """Take orders from a socket, with no descriptor besides and with the limits of a case but for that of cpu time."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    others = take_over([nothing] * STANDARD + [link])
-    limits = dict(setup["limits"])
-    cpu_s, _ = limits.pop("cpu")
-    limit(limits)
-    os.chdir("/tmp")
-    run(setup, [*others, cpu_s])
 
 
 def take_over(descriptors: list[int]) -> list[int]:
@@ -199,18 +192,16 @@ class Child:
 
 def start(setup: dict, control: socket.socket, order: bytes, descriptors: list[int]) -> Child:
     """Fork the process of an order."""
-    if setup["runs"] != RESIDENT:
-        pid = fork_into_namespaces()
-        if pid == 0:
-            control.close()
-            leave_with(become, setup, json.loads(order), descriptors)
-        return Child(pid)
-    link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
+    link = theirs = None
+    if setup["runs"] == RESIDENT:
+        link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        descriptors = [*range(STANDARD), theirs.fileno()]
+    pid = fork_into_namespaces()
     if pid == 0:
         control.close()
-        leave_with(become_resident, setup, theirs.detach())
-    theirs.close()
+        leave_with(become, setup, json.loads(order), descriptors)
+    if theirs:
+        theirs.close()
     return Child(pid, link)
 
 
@@ -257,8 +248,6 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     setup = json.loads(control.recv(ORDER_BYTES))
     refuse_new_rights()
-    if setup["runs"] == RESIDENT:
-        give_up_rights(setup["uid"], setup["locked"], setup["filter"])
     if setup["runs"] != "command":
         for name in (f".{setup['runs']}", *OFTEN_IMPORTED):
             importlib.import_module(name, __package__)
