@@ -16,6 +16,7 @@ from pathlib import Path
 from megatron_ft.errors import EvaluationError
 from megatron_ft.evaluation.box import Box, Limits
 from megatron_ft.evaluation.sandbox import Sandbox
+from megatron_ft.evaluation.scratch import Scratch
 from megatron_ft.evaluation.tmp_memory import held_bytes
 
 TAIL_BYTES = 4000
@@ -152,7 +153,7 @@ def started(sandbox: Sandbox, box: Box, argv: Sequence[str], *, stdin: bytes = b
     with contextlib.ExitStack() as stack:
         folder = "/tmp"  # of the box
         if sandbox.tool == "none":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="megatron_ft-run-", ignore_cleanup_errors=True))
+            folder = str(stack.enter_context(contextlib.closing(Scratch("megatron_ft-run"))).path)
         with to_read(stdin) as source:
             running = _start(sandbox.command(box, argv, keep, folder), source, keep, stdout, box.limits)
         try:

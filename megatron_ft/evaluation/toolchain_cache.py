@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from megatron_ft.evaluation.scratch import Scratch
 
 VARIABLE = "MEGATRON_FT_CACHE"
 
@@ -36,15 +36,15 @@ def cached_folder(name: str, key: Sequence[str], make: Callable[[Path], None]) -
     if place.is_dir():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place.parent))
+    fresh = Scratch(f".{name}", place.parent)
     try:
-        make(fresh)
-        fresh.chmod(0o755)  # programs run under other users' ids
+        make(fresh.path)
+        fresh.path.chmod(0o755)  # programs run under other users' ids
         try:
-            fresh.rename(place)
+            fresh.path.rename(place)
         except OSError:
             if not place.is_dir():  # another process was quicker, which is as good
                 raise
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.close()
     return place

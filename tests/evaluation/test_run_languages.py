@@ -64,15 +64,18 @@ def require_right(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_three_languages_that_is_killed_at_ten_moments_gives_the_same(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
     rows = 2 * PROBLEMS * len(PASSES) * len(ANSWERS)
     places = sorted(random.Random(5).sample(range(rows // 2, rows), KILLS))  # answers are there at once, verdicts are made
     for name, kills in (("whole", []), ("killed", places)):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                       "TMPDIR": str(tmp_path / "tmp"),
                        verdict_cache.VARIABLE: str(tmp_path / "verdicts" / name)}  # so that each run judges by itself
         command = [sys.executable, killed.__file__, json.dumps(kills), *arguments, "--output", str(tmp_path / name)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"killed {len(kills)}\n")
+        assert not list((tmp_path / "tmp").iterdir())  # what those that were killed left is removed as well
         require_right(tmp_path / name)
     assert (tmp_path / "killed" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
     assert results(tmp_path / "killed") == results(tmp_path / "whole")

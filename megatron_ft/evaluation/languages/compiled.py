@@ -23,6 +23,7 @@ from megatron_ft.evaluation.case import Side
 from megatron_ft.evaluation.languages.base import Language
 from megatron_ft.evaluation.languages.tests_builder import TestsBuilder
 from megatron_ft.evaluation.sandbox import Box, Limits, Sandbox
+from megatron_ft.evaluation.scratch import Scratch
 from megatron_ft.evaluation.verdict import Verdict
 
 ARTIFACT = "/box/artifact"
@@ -46,7 +47,7 @@ class Compiled(Language):
 
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None) -> None:
         super().__init__(sandbox, limits)
-        self._folder = tempfile.TemporaryDirectory(prefix="megatron_ft-build-")
+        self._scratch = Scratch("megatron_ft-build")
         self._tests = TestsBuilder(self._build_tests)
 
     def slow_down(self, slowness: float) -> None:
@@ -152,7 +153,7 @@ class Compiled(Language):
 
     def _store(self, data: bytes) -> Path:
         """A new file, closed: what is open for writing cannot be executed."""
-        handle, name = tempfile.mkstemp(dir=self._folder.name)
+        handle, name = tempfile.mkstemp(dir=self._scratch.path)
         with open(handle, "wb") as file:
             file.write(data)
         Path(name).chmod(0o555)
