@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from megatron_ft.data.build import build
@@ -204,9 +205,11 @@ def test_shards_of_a_file_that_changed_in_between_are_never_merged(user):
 
 
 def test_a_requeued_task_goes_on_where_it_was(user):
-    job, _ = user.array_blocked_in_shard_2()
+    job, process = user.array_blocked_in_shard_2()
     merge = user.merge(job)
     user.cluster.run("scontrol", "requeue", f"{job}_2")
+    # Requeued is not ended yet: with an open gate the first start could make the whole shard.
+    user.cluster.wait_until(lambda: not psutil.pid_exists(process), what="the end of the first start")
     (user.folder / "gate").touch()
     user.cluster.start_again(job, "2")
     user.expect(job)
