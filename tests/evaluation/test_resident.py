@@ -67,9 +67,11 @@ assert os.getcwd() == "/tmp" and double(2) == 4"""
 def test_it_is_another_after_tests_that_leave(left: str, boxes: Sandbox) -> None:
     python = Python(boxes, Limits(cpu_s=5, wall_s=10))
     before = process(python)
+    nursery = python._nursery("tests").process.pid
+    alive = family(nursery)
     verdict = judged(python, LEFT_BY_TESTS[left] + USED)
     assert (verdict.status, verdict.reason) == ("passed", "")
-    assert family(python._nursery("tests").process.pid)[-1] != before
+    assert set(family(nursery)) < set(alive), "it has ended, and so has what it started"
     assert judged(python, NOTHING_LEFT).status == "passed"
     assert process(python) != before
 
